@@ -1,0 +1,96 @@
+"""The catalogue: tiers, models and the upstreams that serve them, as the hot path reads them.
+
+What belongs here: frozen values. They are made from ``config/*.yaml`` by ``proxy.settings``.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Engine(StrEnum):
+    """Which server software answers: it decides how usage is read (see meters.py) and what may be asked for."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    LLAMA_CPP = "llama.cpp"
+    LLAMA_CPP_PYTHON = "llama-cpp-python"
+    OLLAMA = "ollama"
+    TRANSFORMERS = "transformers"
+    TGI = "tgi"
+    TEI = "tei"
+    INFINITY = "infinity"
+    OPENAI = "openai"
+    COHERE = "cohere"
+
+
+class Tier(msgspec.Struct, frozen=True):
+    """The package that an account holds.
+
+    Args:
+        id: ``tier1`` … ``tier4``, ``monthly``.
+        title: as the documentation names it.
+        purchase_credit_pico: upfront credit in pico-euros; None: none is sold.
+        monthly_limit_pico: monthly cap in pico-euros; None: unlimited.
+        output_tokens_hour: output tokens in any 3,600 s; None: no such window.
+        output_tokens_day: output tokens in any 86,400 s; None: no such window.
+        requests: requests in any ``requests_window_s``.
+        requests_window_s: length of the requests window in seconds.
+        bill_failed_upstream: whether what a failing upstream had produced is billed.
+    """
+
+    id: str
+    title: str
+    purchase_credit_pico: int | None
+    monthly_limit_pico: int | None
+    output_tokens_hour: int | None
+    output_tokens_day: int | None
+    requests: int = 1000
+    requests_window_s: int = 60
+    bill_failed_upstream: bool = False
+
+
+class Upstream(msgspec.Struct, frozen=True):
+    """An inference server.
+
+    Args:
+        name: unique, a metric label.
+        url: base URL, ``http(s)://host[:port][/prefix]``, without ``/v1``.
+        engine: the server software.
+        api_key: sent as its bearer token in place of the customer's; None: no Authorization header is sent.
+        in_flight_max: most calls at once; a call beyond it is refused as saturated.
+    """
+
+    name: str
+    url: str
+    engine: Engine = Engine.VLLM
+    api_key: str | None = None
+    in_flight_max: int = 4096
+
+    def __repr__(self) -> str:
+        """Leave the key out: a repr ends up in logs."""
+        return f"Upstream(name={self.name!r}, url={self.url!r}, engine={self.engine.value!r})"
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model that customers can name.
+
+    Args:
+        id: canonical id, also a metric label.
+        aliases: other names that it answers to.
+        endpoints: documented routes that it serves, for example ``/v1/chat/completions``.
+        max_model_len: context length in tokens, prompt and output together.
+        upstreams: the servers, in order of preference.
+        upstream_model: its name there.
+        owned_by: for ``GET /v1/models``.
+        created: Unix seconds, for ``GET /v1/models``.
+    """
+
+    id: str
+    endpoints: tuple[str, ...]
+    max_model_len: int
+    upstreams: tuple[Upstream, ...]
+    upstream_model: str
+    aliases: tuple[str, ...] = ()
+    owned_by: str = "CloudTemple"
+    created: int = 1749110897

@@ -1,0 +1,113 @@
+"""Limits: what a call must fit into, and what the limiter answers.
+
+What belongs here: the values that gateway and limiter exchange, and the rules that every limiter keeps. What does not:
+the window arithmetic (windows.py) and the stores (limiter/).
+
+Rules, for every implementation of ``proxy.limiter.Limiter``:
+
+1. A *window* of capacity C and length w: at an admission at time t, settled amounts whose bucket has not aged out,
+   plus the holds of calls in flight, plus the need of the new call, is at most C. A bucket ages out at the time of its
+   newest amount + w; an amount stamped s counts for every t < s + w. So in no half-open interval of length w is more
+   than C delivered.
+2. An amount is stamped when it is settled (``Stamp.SETTLEMENT``), or when the call is admitted
+   (``Stamp.ADMISSION``: requests). The latter is no hold: it is used from admission on, and stays used.
+3. A *budget* of capacity C for a period (a month): spent + held + need is at most C. It ends at ``ends_ms``; a period is
+   named, so a call settles into the period in which it was admitted.
+4. All limits of a call are taken, or none. A refused call leaves no trace.
+5. Every verb is keyed by call id and can be replayed: a replayed ``admit`` of a call in flight returns the first answer;
+   a replayed ``settle``, ``release`` or ``extend`` of a call that is gone changes nothing.
+6. A hold that has seen no ``extend`` until its expiry is settled, at its expiry, with the amounts last known (0 unless an
+   ``extend`` said more). A ``settle`` that comes after that corrects the amounts by the difference, once.
+7. Time is the store's own clock in whole milliseconds and never runs back: an earlier reading is taken as the latest one
+   that an account has seen.
+8. ``retry_after_ms`` of a refusal is the smallest wait after which the same call is admitted if nothing else happens
+   (buckets age out, holds expire as in rule 6, a budget's period ends).
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class LimitKind(StrEnum):
+    """How a limit forgets: continuously (window) or at the end of a named period (budget)."""
+
+    WINDOW = "window"
+    BUDGET = "budget"
+
+
+class Stamp(StrEnum):
+    """When an amount takes its place in a window."""
+
+    ADMISSION = "admission"
+    SETTLEMENT = "settlement"
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """One limit of one account.
+
+    Args:
+        name: unique within the account, bounded vocabulary: it names the limit in headers, metrics and store keys.
+        kind: window or budget.
+        capacity: requests, tokens, or nano-euros; up to 2**53 - 1.
+        window_s: length of a window in seconds; 0 for a budget.
+        bucket_s: how far apart two amounts of a window may be and still share a bucket, in seconds; 0 for a budget.
+        stamp: when amounts enter a window.
+        period: name of a budget's period, for example ``2026-11``; empty for a window.
+        ends_ms: end of the period, Unix milliseconds; 0 for a window.
+    """
+
+    name: str
+    kind: LimitKind
+    capacity: int
+    window_s: int = 0
+    bucket_s: int = 0
+    stamp: Stamp = Stamp.SETTLEMENT
+    period: str = ""
+    ends_ms: int = 0
+
+
+class LimitState(msgspec.Struct, frozen=True):
+    """One limit as it stands after the verb that returned it.
+
+    Args:
+        name: the limit's name.
+        capacity: its capacity.
+        used: settled amount that still counts.
+        held: what calls in flight may still use.
+        reset_ms: Unix milliseconds at which the limit is whole again if nothing more is used: for a window, now when it
+            is whole, the newest bucket's age-out when nothing is held, else now + window; for a budget, its end.
+    """
+
+    name: str
+    capacity: int
+    used: int
+    held: int
+    reset_ms: int
+
+    @property
+    def remaining(self) -> int:
+        """What a new call could still be granted, never below 0."""
+        return max(0, self.capacity - self.used - self.held)
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """The answer to ``admit`` and ``peek``.
+
+    Args:
+        admitted: whether everything was taken (always True for ``peek``).
+        now_ms: the store's clock at the decision, Unix milliseconds.
+        states: one per limit asked about, in the order asked, as they stand after the decision.
+        bound: name of the limit that refused; of several, the one with the longest wait. None when admitted.
+        retry_after_ms: see rule 8; None when admitted. ``NEVER_MS`` when the need exceeds the capacity.
+    """
+
+    admitted: bool
+    now_ms: int
+    states: tuple[LimitState, ...]
+    bound: str | None = None
+    retry_after_ms: int | None = None
+
+
+NEVER_MS = 2**53 - 1
+"""A wait that does not end: the need is larger than the whole limit."""

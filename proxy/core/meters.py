@@ -1,0 +1,46 @@
+"""Meters: usage read off an answer.
+
+What belongs here: the contract of a meter (this file grows the implementations, or splits into one file a format).
+"""
+
+from typing import Protocol
+
+import msgspec
+
+from proxy.core.usage import Usage
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What a meter has found.
+
+    Args:
+        usage: disjoint quantities with their sources; never silently zero.
+        complete: whether the answer's own end was seen (``[DONE]``, a finish_reason for every choice, a whole body).
+    """
+
+    usage: Usage
+    complete: bool
+
+
+class StreamMeter(Protocol):
+    """Reads a stream of server-sent events as it is relayed. Pure: bytes in, bytes out."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """Take the next bytes of the body, cut anywhere; return what may go to the client now.
+
+        What is returned, joined with ``tail()``, is the upstream's body byte for byte, less what the client did not ask
+        for. Held back until ``tail``: an unfinished line, and everything from the line that ends the stream on.
+        """
+        ...
+
+    def known(self) -> Usage:
+        """Return the usage as far as it is known now (for checkpoints, heartbeats and broken streams)."""
+        ...
+
+    def tail(self) -> bytes:
+        """Return what was held back; to be called once, after the last piece."""
+        ...
+
+    def finish(self) -> Reading:
+        """Return the final reading; after ``tail``, or instead of it when the stream broke."""
+        ...

@@ -1,0 +1,70 @@
+"""The limiter: one contract, several stores.
+
+What belongs here: the contract. The rules that it keeps are written in ``proxy.core.limits``.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from proxy.core.limits import Admission, Limit
+
+
+class Seed(msgspec.Struct, frozen=True):
+    """What the ledger knows of an account, for a store that knows nothing of it (rule 1 of the design: derived state).
+
+    Args:
+        spent: settled amount by (budget name, period), nano-euros.
+        windows: per window name, (stamp in Unix ms, amount) in rising order of time; older ones than the window are
+            ignored.
+    """
+
+    spent: dict[tuple[str, str], int] = {}
+    windows: dict[str, tuple[tuple[int, int], ...]] = {}
+
+
+SeedLoader = Callable[[str, Sequence[Limit]], Awaitable[Seed]]
+"""Given an account id and its limits, what the ledger says has been used."""
+
+
+class LimiterUnavailableError(Exception):
+    """The store does not answer in time; nothing is known about what it did."""
+
+
+class Limiter(Protocol):
+    """Holds every account to its limits. See ``proxy.core.limits`` for the rules.
+
+    ``limits`` and the amounts beside it run in parallel: ``needs[i]`` is what the call may use of ``limits[i]``.
+    Every verb raises ``LimiterUnavailableError`` when the store is away.
+    """
+
+    async def admit(
+        self, account_id: str, call_id: str, limits: Sequence[Limit], needs: Sequence[int]
+    ) -> Admission:
+        """Take every limit's need, or none. The hold lives ``hold_ttl_ms`` (a property of the limiter)."""
+        ...
+
+    async def settle(
+        self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]
+    ) -> None:
+        """Replace the hold by what was really used. Amounts of admission-stamped limits are ignored (rule 2)."""
+        ...
+
+    async def extend(
+        self, account_id: str, call_id: str, limits: Sequence[Limit], known: Sequence[int]
+    ) -> bool:
+        """Heartbeat: renew the hold's expiry and note the amounts known so far. False when the hold is gone."""
+        ...
+
+    async def release(self, account_id: str, call_id: str, limits: Sequence[Limit]) -> None:
+        """Give the whole hold back: the call used nothing."""
+        ...
+
+    async def peek(self, account_id: str, limits: Sequence[Limit]) -> Admission:
+        """Return the states without taking anything."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was begun and let go of connections and tasks."""
+        ...
