@@ -1,0 +1,1 @@
+"""Telemetry: what the proxy says about itself, in metrics and in logs."""

@@ -1,0 +1,270 @@
+"""The catalogue of metrics: name, labels and meaning of everything that ``/metrics`` shows.
+
+What belongs here: words, histogram buckets, and how two workers' values become one. What does not: values
+(metrics.py). docs/operations.md repeats this list; a test holds the two together.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+
+class Kind(StrEnum):
+    """Metric type of the exposition format."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Merge(StrEnum):
+    """What the values of several workers are as one value."""
+
+    SUM = "sum"
+    LARGEST = "largest"
+    SMALLEST = "smallest"
+
+
+class Described(msgspec.Struct, frozen=True):
+    """One metric family.
+
+    Args:
+        name: full name; a counter's ends in ``_total``.
+        kind: counter, gauge or histogram.
+        labels: label names.
+        help: one sentence, with the unit.
+        merge: how workers are merged.
+    """
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    help: str
+    merge: Merge = Merge.SUM
+
+
+DURATION_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+"""From an embedding to a long reasoning answer."""
+FIRST_TOKEN_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 40, 80)
+"""Fine around the half second in which a reader begins to wait, and long enough for a queue."""
+OVERHEAD_BUCKETS_S: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1,
+)  # fmt: skip
+"""The proxy's own milliseconds: one Redis round trip and one fsync lie between 0.5 and 10 ms."""
+
+_CALL = ("endpoint", "model", "tier")
+_USED = ("type", "class", "model", "tier")
+
+CALLS: Final = Described(
+    "tollgate_calls_total",
+    Kind.COUNTER,
+    (*_CALL, "status", "outcome"),
+    "Calls that ended, by the status they were answered with.",
+)
+IN_FLIGHT: Final = Described(
+    "tollgate_calls_in_flight", Kind.GAUGE, (), "Calls that have begun and not ended."
+)
+DURATION: Final = Described(
+    "tollgate_call_duration_seconds",
+    Kind.HISTOGRAM,
+    ("endpoint", "model"),
+    "Seconds from the head of a call to the end of its answer.",
+)
+FIRST_TOKEN: Final = Described(
+    "tollgate_time_to_first_token_seconds",
+    Kind.HISTOGRAM,
+    ("model", "tier"),
+    "Seconds from the head of a streamed call to the first piece of its answer.",
+)
+OVERHEAD: Final = Described(
+    "tollgate_proxy_overhead_seconds",
+    Kind.HISTOGRAM,
+    ("endpoint",),
+    "Seconds of a call that the proxy itself took: before the upstream was asked, and for the commit.",
+)
+CHARGED_CALLS: Final = Described(
+    "tollgate_charged_calls_total",
+    Kind.COUNTER,
+    (*_CALL, "class"),
+    "Calls that were charged: one ledger entry each.",
+)
+TOKENS: Final = Described(
+    "tollgate_tokens_total", Kind.COUNTER, _USED, "Tokens charged, by usage type and price class."
+)
+EUROS: Final = Described(
+    "tollgate_euros_total", Kind.COUNTER, _USED, "Euros charged, by usage type and price class."
+)
+AUDIO_MINUTES: Final = Described(
+    "tollgate_audio_minutes_total",
+    Kind.COUNTER,
+    ("class", "model", "tier"),
+    "Started minutes of audio charged.",
+)
+ESTIMATED_TOKENS: Final = Described(
+    "tollgate_estimated_tokens_total",
+    Kind.COUNTER,
+    _USED,
+    "Those of the tokens charged that are an estimate.",
+)
+ESTIMATED_AUDIO_MINUTES: Final = Described(
+    "tollgate_estimated_audio_minutes_total",
+    Kind.COUNTER,
+    ("class", "model", "tier"),
+    "Those of the audio minutes charged that are an estimate.",
+)
+ACCOUNT_EUROS: Final = Described(
+    "tollgate_account_euros_total",
+    Kind.COUNTER,
+    ("account",),
+    "Euros charged, of the accounts that the operator lists, else of those that spent most.",
+)
+REFUSALS: Final = Described(
+    "tollgate_refusals_total", Kind.COUNTER, ("limit", "tier"), "Calls answered 429, by the limit that bound."
+)
+ERRORS: Final = Described(
+    "tollgate_errors_total",
+    Kind.COUNTER,
+    ("status", "type"),
+    "Documented errors answered, by status and error type.",
+)
+UPSTREAM_FAILURES: Final = Described(
+    "tollgate_upstream_failures_total",
+    Kind.COUNTER,
+    ("upstream", "kind"),
+    "Attempts that an upstream failed, by kind of failure.",
+)
+BUILD_INFO: Final = Described(
+    "tollgate_build_info",
+    Kind.GAUGE,
+    ("version", "python"),
+    "Always 1; the labels say what runs.",
+    Merge.LARGEST,
+)
+LOOP_LAG: Final = Described(
+    "tollgate_event_loop_lag_seconds",
+    Kind.GAUGE,
+    (),
+    "Longest delay of the event loop in the last 30 seconds.",
+    Merge.LARGEST,
+)
+WATCH_FAILURES: Final = Described(
+    "tollgate_watch_failures_total",
+    Kind.COUNTER,
+    (),
+    "Readings of a watched value that failed; the value is then left out.",
+)
+
+COUNTED: Final = (
+    CALLS, IN_FLIGHT, DURATION, FIRST_TOKEN, OVERHEAD, CHARGED_CALLS, TOKENS, EUROS, AUDIO_MINUTES,
+    ESTIMATED_TOKENS, ESTIMATED_AUDIO_MINUTES, ACCOUNT_EUROS, REFUSALS, ERRORS, UPSTREAM_FAILURES, BUILD_INFO,
+    LOOP_LAG, WATCH_FAILURES,
+)  # fmt: skip
+"""What ``Metrics`` shows by itself."""
+
+WATCHED: Final = (
+    Described("tollgate_ready", Kind.GAUGE, (), "1 when every check of /readyz passes.", Merge.SMALLEST),
+    Described(
+        "tollgate_ready_check", Kind.GAUGE, ("check",), "1 when this check of /readyz passes.", Merge.SMALLEST
+    ),
+    Described(
+        "tollgate_outbox_depth", Kind.GAUGE, (), "Entries in the outbox that the ledger does not have yet."
+    ),
+    Described(
+        "tollgate_outbox_age_seconds",
+        Kind.GAUGE,
+        (),
+        "Age of the oldest entry in the outbox; 0 when it is empty.",
+        Merge.LARGEST,
+    ),
+    Described(
+        "tollgate_ledger_shipped_total",
+        Kind.COUNTER,
+        (),
+        "Entries that the shipper has handed to the ledger.",
+    ),
+    Described(
+        "tollgate_limiter_degraded",
+        Kind.GAUGE,
+        (),
+        "1 while limits are kept from memory because Redis is away.",
+        Merge.LARGEST,
+    ),
+    Described(
+        "tollgate_directory_age_seconds",
+        Kind.GAUGE,
+        (),
+        "Time since accounts and keys were last read.",
+        Merge.LARGEST,
+    ),
+    Described(
+        "tollgate_settings_reloads_total",
+        Kind.COUNTER,
+        ("result",),
+        "Reloads of the settings, by result: ok or failed.",
+    ),
+    Described(
+        "tollgate_upstream_in_flight", Kind.GAUGE, ("upstream",), "Calls that an upstream is answering."
+    ),
+    Described(
+        "tollgate_upstream_alive",
+        Kind.GAUGE,
+        ("upstream",),
+        "0 when the upstream is known to be dead.",
+        Merge.SMALLEST,
+    ),
+    Described(
+        "tollgate_call_log_dropped_total",
+        Kind.COUNTER,
+        (),
+        "Lines of the call log dropped because its sink was blocked.",
+    ),
+)
+"""What the other rooms let ``Metrics.watch`` read on scrape."""
+
+_PROCESS = (
+    Described("process_virtual_memory_bytes", Kind.GAUGE, (), "Virtual memory size."),
+    Described("process_resident_memory_bytes", Kind.GAUGE, (), "Resident memory size."),
+    Described(
+        "process_start_time_seconds", Kind.GAUGE, (), "Start of the process, Unix seconds.", Merge.SMALLEST
+    ),
+    Described("process_cpu_seconds_total", Kind.COUNTER, (), "User and system CPU time."),
+    Described("process_max_fds", Kind.GAUGE, (), "Largest number of open file descriptors."),
+    Described("process_open_fds", Kind.GAUGE, (), "Open file descriptors."),
+    Described(
+        "python_info",
+        Kind.GAUGE,
+        ("implementation", "major", "minor", "patchlevel", "version"),
+        "Always 1; the labels name the interpreter.",
+        Merge.LARGEST,
+    ),
+    Described(
+        "python_gc_objects_collected_total",
+        Kind.COUNTER,
+        ("generation",),
+        "Objects that the garbage collector freed.",
+    ),
+    Described(
+        "python_gc_objects_uncollectable_total",
+        Kind.COUNTER,
+        ("generation",),
+        "Objects that it could not free.",
+    ),
+    Described("python_gc_collections_total", Kind.COUNTER, ("generation",), "Runs of the garbage collector."),
+)
+
+CATALOGUE: Final = {described.name: described for described in (*COUNTED, *WATCHED, *_PROCESS)}
+"""Every metric by its name."""
+
+
+def kind_of(name: str) -> Kind:
+    """Return the kind of a watched value: what ends in ``_total`` is a counter, anything else a gauge."""
+    return Kind.COUNTER if name.endswith("_total") else Kind.GAUGE
+
+
+def merge_of(name: str) -> Merge:
+    """Return how the workers' values of a metric become one; by its unit when it is not in the catalogue."""
+    described = CATALOGUE.get(name)
+    if described is not None:
+        return described.merge
+    return Merge.LARGEST if name.endswith(("_age_seconds", "_lag_seconds", "_info")) else Merge.SUM
