@@ -1,8 +1,9 @@
 """The script of the `scripted` model: which word of the last user message picks which answer, token by token.
 
-Data and counting only, standard library only: make_model.py turns it into weights with torch, while campaign.py counts
-with it, in the project's own environment, what a model that knows nothing else must have generated. One string in a
-tuple is one token; a token belongs to one answer only, because the model sees no further back than one token.
+Data and counting only, standard library only: make_model.py turns it into weights with torch, while
+campaign.py counts with it, in the project's own environment, what a model that knows nothing else must have
+generated. One string in a tuple is one token; a token belongs to one answer only, because the model looks
+back at a single token.
 """
 
 END = "<|end|>"
@@ -12,7 +13,7 @@ PAD = "<|pad|>"
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 
-# Characters of two and four bytes, one token a byte: what a detokenizer must hold back until the character is whole.
+# Characters of two and four bytes, one token a byte: a detokenizer must hold them back until they are whole.
 SPLIT = ("é", "🙂")
 
 SHORT = ("Short", " and", " always", " the", " same", ", caf", *SPLIT, " done.", END)
@@ -25,7 +26,7 @@ TOOL = (
     *(CALL_CLOSE, END),
 )
 LONG = tuple(f" long{number:02}_" for number in range(64))  # a ring: ends only at max_tokens
-RAND = tuple(f" rand{number:02}_" for number in range(32))  # after each, any of them or END, all equally likely
+RAND = tuple(f" rand{number:02}_" for number in range(32))  # after each, any of them or END, equally likely
 
 ANSWERS = {"SHORT": SHORT, "THINK": THINK, "TOOL": TOOL, "LONG": LONG, "RAND": RAND}
 MARK = "_"  # ends each word of LONG and RAND, so that a text's marks are its tokens
