@@ -1,0 +1,255 @@
+"""Generating an answer token by token: pace, counting, streaming, and going wrong on request.
+
+What belongs here: everything that happens between an accepted call and its last byte. What does not: reading
+calls (requests.py) and the JSON of answers (shapes.py).
+
+A token is counted when it is sampled, just before it is sent. The handler is cancelled when the client leaves
+(``handler_cancellation``), so only the tokens of one pace can be counted that nobody reads.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import NoReturn
+
+from aiohttp import ClientConnectionResetError, web
+
+from proxy.simulator.counters import Counters
+from proxy.simulator.options import Options
+from proxy.simulator.requests import GenerationCall, RefusedError, error_body
+from proxy.simulator.scripts import Script, Step, write_text, write_tool_call
+from proxy.simulator.shapes import (
+    DONE,
+    Head,
+    Json,
+    Usage,
+    event,
+    role_event,
+    step_events,
+    usage_event,
+    whole_answer,
+)
+
+STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Vary": "Origin", "Server": "uvicorn"}
+JSON_HEADERS = {"Content-Type": "application/json", "Vary": "Origin", "Server": "uvicorn"}
+
+_STALL_SECONDS_MAX = 3600.0
+_BURST_TOKENS = 8
+"""Tokens between two looks at the connection when there is no pace."""
+_SPLIT_BYTES = 7
+_ENGINE_ERROR = error_body(
+    500,
+    "EngineCore encountered an issue. See stack trace (above) for the root cause.",
+    "InternalServerError",
+)
+_GARBAGE_EVENTS = (
+    b'data: {"id":"chatcmpl-broken","choices":[{"delta":\n\n',
+    b"data: \xff\xfe\x00 not text\n\n",
+    b": a comment\n\n",
+    b"data: null\n\n",
+)
+_GARBAGE_BODY = b"\xff\xfe<html>this is no JSON"
+
+Sampled = tuple[int, Step, str | None]
+"""Index of the choice, the step, and the finish reason when it is the choice's last."""
+
+
+class ConnectionCutError(Exception):
+    """The connection was cut: there is nothing more to send."""
+
+
+class Generation:
+    """One call that generates text, from its acceptance to its last byte.
+
+    Args:
+        request: to answer.
+        call: what was read from it.
+        options: of the cluster.
+        counters: of the cluster.
+    """
+
+    def __init__(
+        self, request: web.Request, call: GenerationCall, options: Options, counters: Counters
+    ) -> None:
+        self._request = request
+        self._call = call
+        self._switches = call.switches
+        self._counters = counters
+        self._label = counters.label(call.model)
+        self._rate = options.tokens_per_second if self._switches.rate is None else self._switches.rate
+        self._scripts = _scripts(call, options)
+        self._usage = Usage(call.prompt_tokens, min(self._switches.cached or 0, call.prompt_tokens))
+        is_chat = request.path.endswith("/chat/completions")
+        self._head = Head(secrets.token_hex(8), int(time.time()), call.model, is_chat)
+
+    async def answer(self) -> web.StreamResponse:
+        """Answer the call.
+
+        Raises:
+            RefusedError: for ``status``, and for ``error-after`` when the answer is not streamed.
+            ConnectionCutError: the connection was cut on request, or the client left.
+        """
+        await self._fail_early()
+        self._counters.prompt_tokens[self._label] += self._call.prompt_tokens
+        self._counters.running[self._label] += 1
+        reason = "abort"
+        try:
+            response = await (self._stream() if self._call.streamed else self._whole())
+            reason = self._scripts[0].finish_reason
+        except RefusedError:
+            reason = "error"
+            raise
+        finally:
+            self._counters.running[self._label] -= 1
+            self._counters.finished[self._label, reason] += 1
+        return response
+
+    async def _fail_early(self) -> None:
+        """Act on the switches that leave no answer at all."""
+        if self._switches.stall:
+            await self._stall()
+        if self._switches.not_http and self._request.transport is not None:
+            self._request.transport.write(b"SSH-2.0-this is no HTTP\r\n")
+            self._cut()
+        if self._switches.drop:
+            self._cut()
+        status = self._switches.status
+        if status is not None:
+            kind = "InternalServerError" if status >= 500 else "BadRequestError"  # noqa: PLR2004
+            raise RefusedError(status, error_body(status, f"Simulated error {status}", kind))
+
+    async def _fail_midway(self) -> None:
+        """Act on the switches that let an answer begin."""
+        switches, tokens = self._switches, self._usage.completion_tokens
+        if switches.stall_after is not None and tokens >= switches.stall_after:
+            await self._stall()
+        if switches.error_after is not None and tokens >= switches.error_after:
+            raise RefusedError(500, _ENGINE_ERROR)
+        if switches.drop_after is not None and tokens >= switches.drop_after and self._call.streamed:
+            self._cut()
+
+    async def _stall(self) -> None:
+        await asyncio.sleep(_STALL_SECONDS_MAX)
+        self._cut()
+
+    def _cut(self) -> NoReturn:
+        """Close the connection at once, whatever is still owed."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+        raise ConnectionCutError
+
+    async def _sampled(self) -> AsyncGenerator[Sampled, None]:
+        """Yield each step of each choice at the call's pace, counted."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        unseen = 0
+        for side_by_side in _rounds(self._scripts):
+            tokens = max(step.tokens for _, step, _ in side_by_side)
+            unseen += tokens
+            if self._rate:
+                due += tokens / self._rate
+                await asyncio.sleep(max(due - loop.time(), 0.0))
+            elif unseen >= _BURST_TOKENS:
+                unseen = 0
+                await asyncio.sleep(0)
+            for sampled in side_by_side:
+                await self._fail_midway()
+                self._usage.count(sampled[1])
+                self._counters.generation_tokens[self._label] += sampled[1].tokens
+                yield sampled
+
+    async def _whole(self) -> web.StreamResponse:
+        async for _ in self._sampled():
+            pass
+        usage = None if self._switches.no_usage else self._usage
+        body = _GARBAGE_BODY if self._switches.garbage else whole_answer(self._head, self._scripts, usage)
+        response = web.StreamResponse(headers=JSON_HEADERS)
+        response.content_length = len(body)
+        await response.prepare(self._request)
+        if self._switches.drop_after is not None:
+            await response.write(body[: len(body) // 2])
+            self._cut()
+        await response.write(body)
+        return response
+
+    async def _stream(self) -> web.StreamResponse:
+        response = web.StreamResponse(headers=STREAM_HEADERS)
+        response.enable_chunked_encoding()
+        try:
+            await response.prepare(self._request)
+            async with aclosing(self._events()) as events:
+                async for piece in events:
+                    for part in _split(piece) if self._switches.split else (piece,):
+                        await response.write(part)
+        except ClientConnectionResetError as exc:  # the client left while we wrote
+            raise ConnectionCutError from exc
+        return response
+
+    def _running_usage(self) -> Json | None:
+        if not self._call.continuous_usage or self._switches.no_usage:
+            return None
+        return self._usage.running(self._head)
+
+    async def _events(self) -> AsyncGenerator[bytes, None]:
+        """Yield every event of a stream, ``[DONE]`` last."""
+        unfinished = len(self._scripts)
+        if self._head.is_chat:
+            for index in range(unfinished):
+                yield role_event(self._head, index, self._running_usage())
+        if self._switches.garbage:
+            for piece in _GARBAGE_EVENTS:
+                yield piece
+        try:
+            async with aclosing(self._sampled()) as sampled:
+                async for index, step, finish in sampled:
+                    unfinished -= finish is not None
+                    is_last = unfinished == 0 and not self._call.include_usage
+                    usage = self._running_usage()
+                    for piece in step_events(self._head, index, step, finish, usage=usage, is_last=is_last):
+                        yield piece
+        except RefusedError:
+            yield event(_ENGINE_ERROR)
+            yield DONE
+            return
+        if self._call.include_usage and not self._switches.no_usage:
+            yield usage_event(self._head, self._usage)
+        yield DONE
+
+
+def _scripts(call: GenerationCall, options: Options) -> list[Script]:
+    if call.tool_call is not None:
+        return [write_tool_call(call.tool_call, call.tokens_max)] * call.n
+    return [
+        write_text(
+            prompt,
+            seed=options.seed,
+            choice=choice,
+            tokens=call.switches.tokens,
+            tokens_max=call.tokens_max,
+            tokens_min=call.tokens_min,
+            reasons=call.reasons,
+        )
+        for prompt in call.prompts
+        for choice in range(call.n)
+    ]
+
+
+def _rounds(scripts: list[Script]) -> Iterator[list[Sampled]]:
+    """Yield what all choices emit side by side, until the longest has ended."""
+    for position in range(max(len(script.steps) for script in scripts)):
+        yield [
+            (index, script.steps[position], _finish_at(script, position))
+            for index, script in enumerate(scripts)
+            if position < len(script.steps)
+        ]
+
+
+def _finish_at(script: Script, position: int) -> str | None:
+    return script.finish_reason if position == len(script.steps) - 1 else None
+
+
+def _split(piece: bytes) -> Iterator[bytes]:
+    for start in range(0, len(piece), _SPLIT_BYTES):
+        yield piece[start : start + _SPLIT_BYTES]
