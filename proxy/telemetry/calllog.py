@@ -1,0 +1,246 @@
+"""The call log: one JSON line for each call, with nothing of its content.
+
+What belongs here: the line, and getting it written without a call waiting for it. What does not: what a call costs
+(the ledger) and the log of the process itself (logs.py).
+
+The event loop only appends a value to a queue. A thread takes whatever has gathered, renders it and writes it; when
+the sink is blocked the queue fills up to its bound, and what comes then is dropped and counted.
+"""
+
+import contextlib
+import os
+import re
+import stat
+import threading
+from collections import deque
+from datetime import UTC, datetime
+from typing import BinaryIO, Final
+
+import msgspec
+
+from proxy.core.entries import Charge
+from proxy.core.money import euros_text
+from proxy.core.usage import Source, UsageType
+from proxy.telemetry.redaction import redact_text
+
+FLUSH_INTERVAL_S: Final = 0.1
+BATCH_LINES: Final = 256
+QUEUE_LINES_MAX: Final = 16_384
+CLOSE_TIMEOUT_S: Final = 5.0
+CLIENT_ID_CHARS_MAX: Final = 128
+_PLAIN_ID: Final = re.compile(r"(?:(?!tg-|[a-z]{2,5}[-_][0-9A-Za-z_-]{12})[0-9A-Za-z_.:-])*")
+"""An id that needs no sanitising: no spaces, and nothing that begins as a key does."""
+_PIPE_ATOMIC_BYTES: Final = 4096
+"""PIPE_BUF on Linux: a larger write to a pipe that workers share may be torn apart by another's."""
+
+
+class EndedCall(msgspec.Struct, frozen=True, gc=False):
+    """What the gateway knows of a call that ended; nothing is rendered yet.
+
+    Args:
+        ended_ms: Unix milliseconds.
+        call_id: the id that the client was shown.
+        endpoint: documented route, empty for an unknown one.
+        status: HTTP status of the answer.
+        outcome: how it ended.
+        duration_s: from its head to the end of the answer.
+        account: name of the account; empty: not authenticated.
+        key_id: id of the key, never the key.
+        model: canonical model id; empty: none was found.
+        tier: tier id.
+        streamed: whether the answer was a stream.
+        charge: what it cost; None: nothing was charged.
+        first_byte_s: to the first piece of a stream.
+        overhead_s: the proxy's own part.
+        upstream: name of the upstream that answered.
+        bound: name of the limit that refused it.
+        client_request_id: what the client sent as its own id; sanitised before it is written.
+    """
+
+    ended_ms: int
+    call_id: str
+    endpoint: str
+    status: int
+    outcome: str
+    duration_s: float
+    account: str = ""
+    key_id: str = ""
+    model: str = ""
+    tier: str = ""
+    streamed: bool = False
+    charge: Charge | None = None
+    first_byte_s: float | None = None
+    overhead_s: float | None = None
+    upstream: str = ""
+    bound: str = ""
+    client_request_id: str = ""
+
+
+class CallLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line, as it is written; fields at their default are left out.
+
+    Args:
+        ts: end of the call, RFC 3339, UTC.
+        usage: amounts by usage type (tokens, started minutes).
+        estimated: whether any of them is an estimate.
+        cost_eur: exact, as a decimal string.
+        ttft_ms: time to the first token of a stream.
+    """
+
+    ts: datetime
+    call_id: str
+    endpoint: str
+    status: int
+    outcome: str
+    duration_ms: float
+    account: str = ""
+    key_id: str = ""
+    model: str = ""
+    tier: str = ""
+    streamed: bool = False
+    usage: dict[UsageType, int] = {}
+    estimated: bool = False
+    cost_eur: str = ""
+    ttft_ms: float | None = None
+    overhead_ms: float | None = None
+    upstream: str = ""
+    bound: str = ""
+    client_request_id: str = ""
+
+
+def sanitised(client_text: str) -> str:
+    """Return a client's text as it may be logged: printable ASCII, no key, at most ``CLIENT_ID_CHARS_MAX``."""
+    if len(client_text) <= CLIENT_ID_CHARS_MAX and _PLAIN_ID.fullmatch(client_text):
+        return client_text
+    cut = client_text[: 2 * CLIENT_ID_CHARS_MAX]
+    printable = "".join(char if " " <= char <= "~" else "?" for char in cut)
+    return redact_text(printable)[:CLIENT_ID_CHARS_MAX]
+
+
+def line_of(call: EndedCall) -> CallLine:
+    """Return the line of a call."""
+    charge = call.charge
+    lines = charge.lines if charge else ()
+    return CallLine(
+        ts=datetime.fromtimestamp(call.ended_ms / 1000, UTC),
+        call_id=call.call_id,
+        endpoint=call.endpoint,
+        status=call.status,
+        outcome=call.outcome,
+        duration_ms=_milliseconds(call.duration_s),
+        account=call.account,
+        key_id=call.key_id,
+        model=call.model,
+        tier=call.tier,
+        streamed=call.streamed,
+        usage={line.usage_type: line.amount for line in lines},
+        estimated=Source.ESTIMATED in [line.source for line in lines],
+        cost_eur=euros_text(charge.total_pico) if charge else "",
+        ttft_ms=None if call.first_byte_s is None else _milliseconds(call.first_byte_s),
+        overhead_ms=None if call.overhead_s is None else _milliseconds(call.overhead_s),
+        upstream=call.upstream,
+        bound=call.bound,
+        client_request_id=sanitised(call.client_request_id) if call.client_request_id else "",
+    )
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+class CallLog:
+    """Writes call lines to a sink, off the event loop.
+
+    Args:
+        sink: an unbuffered or buffered binary file; stays open after ``close``.
+        queue_lines_max: lines that may wait.
+
+    Attributes:
+        dropped: lines dropped since the start, for a metric.
+        failures: batches that the sink refused with an error.
+    """
+
+    def __init__(self, sink: BinaryIO, queue_lines_max: int = QUEUE_LINES_MAX) -> None:
+        self.dropped = 0
+        self.failures = 0
+        self._sink = sink
+        self._queue: deque[EndedCall] = deque()
+        self._queue_lines_max = queue_lines_max
+        self._encoder = msgspec.json.Encoder()
+        self._piece_bytes_max = _PIPE_ATOMIC_BYTES if _is_pipe(sink) else None
+        self._wake = threading.Event()
+        self._closing = False
+        self._writer = threading.Thread(target=self._run, name="call-log", daemon=True)
+        self._writer.start()
+
+    def write(self, call: EndedCall) -> None:
+        """Take a call; never blocks. It is written within ``FLUSH_INTERVAL_S`` when the sink keeps up."""
+        waiting = len(self._queue)
+        if waiting >= self._queue_lines_max:
+            self.dropped += 1
+            return
+        self._queue.append(call)
+        if waiting == BATCH_LINES:
+            self._wake.set()
+
+    def close(self) -> None:
+        """Write what waits and end the thread; a sink that stays blocked loses the rest, which is counted."""
+        self._closing = True
+        self._wake.set()
+        self._writer.join(CLOSE_TIMEOUT_S)
+        self.dropped += len(self._queue)
+        self._queue.clear()
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._wake.wait(FLUSH_INTERVAL_S)
+            self._wake.clear()
+            self._write_waiting()
+        self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        while batch := self._take():
+            text = self._encoder.encode_lines([line_of(call) for call in batch])
+            try:
+                for piece in _pieces(text, self._piece_bytes_max):
+                    self._write(piece)
+                self._sink.flush()
+            except (OSError, ValueError):  # the reader is gone, the disk is full, the file is closed
+                self.failures += 1
+                self.dropped += len(batch)
+
+    def _take(self) -> list[EndedCall]:
+        batch: list[EndedCall] = []
+        with contextlib.suppress(IndexError):
+            while len(batch) < BATCH_LINES:
+                batch.append(self._queue.popleft())
+        return batch
+
+    def _write(self, piece: bytes) -> None:
+        rest = memoryview(piece)
+        while rest:
+            written: int | None = self._sink.write(rest)
+            if written is None:  # a raw file that is not blocking
+                raise BlockingIOError
+            rest = rest[written:]
+
+
+def _is_pipe(sink: BinaryIO) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return stat.S_ISFIFO(os.fstat(sink.fileno()).st_mode)
+    return False
+
+
+def _pieces(text: bytes, bytes_max: int | None) -> list[bytes]:
+    """Cut whole lines into pieces of at most ``bytes_max``; a line that is longer is a piece by itself."""
+    if bytes_max is None or len(text) <= bytes_max:
+        return [text]
+    pieces: list[bytes] = []
+    piece = b""
+    for line in text.splitlines(keepends=True):
+        if piece and len(piece) + len(line) > bytes_max:
+            pieces.append(piece)
+            piece = b""
+        piece += line
+    pieces.append(piece)
+    return pieces
