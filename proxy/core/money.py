@@ -2,15 +2,16 @@
 
 What belongs here: the units of money and every conversion between them. What does not: prices (pricing.py).
 
-- *pico-euro* (1e-12 euro): charges, entries, rollups. A price in micro-euros per million units is, number for number,
-  pico-euros per unit, so ``units * price`` is exact.
-- *nano-euro* (1e-9 euro): the budget inside the limiter, whose store has exact integers only up to 2**53. Converted
-  upwards, so that a budget is never overrun by rounding.
+- *pico-euro* (1e-12 euro): charges, entries, rollups. A price in micro-euros per million units is, number for
+  number, pico-euros per unit, so ``units * price`` is exact.
+- *nano-euro* (1e-9 euro): the budget inside the limiter, whose store has exact integers only up to 2**53.
+  Converted upwards, so that a budget is never overrun by rounding.
 - *cent*: invoice lines only; the one place where money is rounded (half up).
 
 No float may enter any function of this module.
 """
 
+import re
 from decimal import Decimal
 from typing import Final
 
@@ -18,6 +19,11 @@ PICO_PER_EURO: Final = 10**12
 NANO_PER_EURO: Final = 10**9
 PICO_PER_NANO: Final = 10**3
 PICO_PER_CENT: Final = 10**10
+
+_PICO_DECIMALS: Final = 12
+_MICRO_DECIMALS: Final = 6
+_DIGITS_MAX: Final = 40
+_AMOUNT: Final = re.compile(r"([+-]?)([0-9]{1,15})(?:\.([0-9]{1,40}))?")
 
 
 def nano_from_pico_up(amount_pico: int) -> int:
@@ -48,22 +54,39 @@ def euros_text(amount_pico: int) -> str:
 def pico_from_euros(text: str | int | Decimal) -> int:
     """Parse a decimal amount of euros exactly.
 
-    Raises:
-        ValueError: the text is no finite decimal number, or is finer than a pico-euro.
+    A text is digits, a sign and a point: no exponent, no separators. Every amount stays below 10**15 euros.
+
+    Raises: ValueError: it is no such decimal number, is too large, or is finer than a pico-euro. TypeError:
+        it is a float (or anything else that the signature excludes): its digits are not what was written.
     """
-    try:
-        amount = Decimal(text)
-    except ArithmeticError as exc:
-        raise ValueError(f"not an amount of euros: {text!r}") from exc
-    if not amount.is_finite():
-        raise ValueError(f"not an amount of euros: {text!r}")
-    scaled = amount.as_tuple()
-    exponent = int(scaled.exponent) + 12
-    digits = int("".join(map(str, scaled.digits)) or "0")
-    if exponent < 0:
-        digits, rest = divmod(digits, 10**-exponent)
-        if rest:
-            raise ValueError(f"finer than a pico-euro: {text!r}")
-    else:
-        digits *= 10**exponent
-    return -digits if scaled.sign else digits
+    return _scaled(text, _PICO_DECIMALS)
+
+
+def unit_price_pico_from_euros_per_million(text: str | int | Decimal) -> int:
+    """Parse a price in euros per million units; return pico-euros per unit (= micro-euros per million units).
+
+    >>> unit_price_pico_from_euros_per_million("1.8")
+    1800000
+
+    Raises:
+        ValueError: as ``pico_from_euros``, or it is finer than a micro-euro per million units.
+        TypeError: as ``pico_from_euros``.
+    """
+    return _scaled(text, _MICRO_DECIMALS)
+
+
+def _scaled(text: str | int | Decimal, decimals: int) -> int:
+    """Return ``text * 10**decimals`` as the whole number that it must be."""
+    if isinstance(text, bool) or not isinstance(text, str | int | Decimal):
+        raise TypeError(f"an amount of money is never a {type(text).__name__}")
+    is_short = isinstance(text, Decimal) and abs(text.adjusted()) < _DIGITS_MAX
+    written = format(text, "f") if is_short else str(text)
+    match = _AMOUNT.fullmatch(written)
+    if match is None:
+        raise ValueError(f"not an amount of euros: {written[:40]!r}")
+    sign, whole, fraction = match.group(1, 2, 3)
+    fraction = (fraction or "").rstrip("0")
+    if len(fraction) > decimals:
+        raise ValueError(f"finer than 1e-{decimals} euro: {written[:40]!r}")
+    amount = int(whole + fraction.ljust(decimals, "0"))
+    return -amount if sign == "-" else amount

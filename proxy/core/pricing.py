@@ -1,7 +1,7 @@
 """Pricing: usage times prices, exactly.
 
-What belongs here: the price book and the one function that makes a charge. What does not: reading ``prices.yaml``
-(proxy.settings) and rounding (money.py).
+What belongs here: the price book and the one function that makes a charge. What does not: reading
+``prices.yaml`` (proxy.settings) and rounding (money.py).
 """
 
 import msgspec

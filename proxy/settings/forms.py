@@ -1,0 +1,146 @@
+"""Forms: texts of the configuration that mean something (an amount, an instant, an address).
+
+What belongs here: pure functions from the text as written to the value, by the name that
+``Meta(extra={"form": …})`` gives in types.py and files.py. What does not: plain numbers and texts
+(walker.py).
+
+Every parser raises ValueError with a message that completes "expected …" and holds no part of the text.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+from proxy.core.money import PICO_PER_EURO, pico_from_euros, unit_price_pico_from_euros_per_million
+
+EUROS_MAX: Final = 9_000_000
+"""Largest amount: in nano-euros it must stay below 2**53, where the limiter's store stops being exact."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_INSTANT: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}(:\d{2})?(Z|z|[+-]\d{2}:\d{2})")
+_LABEL: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
+_LISTEN: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
+_PORT_MAX: Final = 65535
+
+
+def euros(text: str) -> int:
+    """Return pico-euros for an amount in euros, exactly."""
+    try:
+        amount = pico_from_euros(text)
+    except ValueError as exc:
+        raise ValueError("an amount of euros such as 1000 or 12.50") from exc
+    if not 0 <= amount <= EUROS_MAX * PICO_PER_EURO:
+        raise ValueError(f"an amount between 0 and {EUROS_MAX} euros")
+    return amount
+
+
+def euros_per_million(text: str) -> int:
+    """Return pico-euros per unit for a price in euros per million units, exactly."""
+    try:
+        price = unit_price_pico_from_euros_per_million(text)
+    except ValueError as exc:
+        raise ValueError("a price in euros per million, such as 1.80, of at most 6 decimals") from exc
+    if not 0 <= price <= EUROS_MAX * PICO_PER_EURO:
+        raise ValueError("a price that is not negative")
+    return price
+
+
+def instant(text: str) -> int:
+    """Return Unix milliseconds for a date and time of day with its offset from UTC."""
+    expected = "a date and time with its offset from UTC such as 2026-01-01T00:00:00+01:00"
+    if _INSTANT.fullmatch(text) is None:
+        raise ValueError(expected)
+    try:
+        moment = datetime.fromisoformat(text.upper())
+    except ValueError as exc:
+        raise ValueError(expected) from exc
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+def listen(text: str) -> str:
+    """Check ``host:port`` (IPv6 in brackets; port 0 lets the system choose)."""
+    match = _LISTEN.fullmatch(text)
+    if match is None:
+        raise ValueError("host:port such as 127.0.0.1:8080 or [::1]:8080")
+    if int(match.group(2)) > _PORT_MAX:
+        raise ValueError(f"a port of at most {_PORT_MAX}")
+    return text
+
+
+def base_url(text: str) -> str:
+    """Return an upstream's base URL without a closing slash or ``/v1`` (routes bring their own)."""
+    parts = _split_url(text, ("http", "https"), "a URL such as http://10.0.0.5:8000")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a URL without user and password (a key goes into api_key_env or api_key_file)")
+    if parts.query or parts.fragment:
+        raise ValueError("a URL without query and fragment")
+    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def redis_url(text: str) -> str:
+    """Check the URL of a Redis or Valkey server."""
+    _split_url(text, ("redis", "rediss"), "a URL such as redis://127.0.0.1:6379/0 (rediss:// for TLS)")
+    return text
+
+
+def database_url(text: str) -> str:
+    """Check the URL of the ledger's database."""
+    if text.startswith("sqlite:///") and len(text) > len("sqlite:///"):
+        return text
+    expected = "a URL such as postgresql://tollgate@db.example/tollgate or sqlite:///path"
+    _split_url(text, ("postgresql",), expected)
+    return text
+
+
+def _split_url(text: str, schemes: tuple[str, ...], expected: str) -> SplitResult:
+    try:
+        parts = urlsplit(text)
+        is_sound = parts.scheme in schemes and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError as exc:  # a port that is no number, an unclosed bracket
+        raise ValueError(expected) from exc
+    if not is_sound or not text.isascii() or re.search(r"\s", text):
+        raise ValueError(expected)
+    return parts
+
+
+def _pattern(pattern: re.Pattern[str], expected: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if pattern.fullmatch(text) is None:
+            raise ValueError(expected)
+        return text
+
+    return check
+
+
+FORMS: Final[dict[str, Callable[[str], object]]] = {
+    "euros": euros,
+    "euros_per_million": euros_per_million,
+    "instant": instant,
+    "listen": listen,
+    "base_url": base_url,
+    "redis_url": redis_url,
+    "database_url": database_url,
+    "label": _pattern(_LABEL, "a name of lower-case letters, digits, '_', '-' and '.'"),
+    "model_name": _pattern(_MODEL_NAME, "a model name of letters, digits and . _ : / @ + -"),
+    "variable": _pattern(_VARIABLE, "the name of an environment variable"),
+}
+"""Every form by its name."""
+
+FORM_NAMES: Final[dict[str, str]] = {
+    "euros": "euros",
+    "euros_per_million": "euros per million",
+    "instant": "date and time",
+    "listen": "host:port",
+    "base_url": "URL",
+    "redis_url": "URL",
+    "database_url": "URL",
+    "label": "name",
+    "model_name": "model name",
+    "variable": "variable name",
+}
+"""How the reference calls each form."""
