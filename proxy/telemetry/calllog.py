@@ -11,16 +11,16 @@ import contextlib
 import os
 import re
 import stat
+import sys
 import threading
+import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import BinaryIO, Final
 
 import msgspec
 
-from proxy.core.entries import Charge
-from proxy.core.money import euros_text
-from proxy.core.usage import Source, UsageType
 from proxy.telemetry.redaction import redact_text
 
 FLUSH_INTERVAL_S: Final = 0.1
@@ -34,78 +34,48 @@ _PIPE_ATOMIC_BYTES: Final = 4096
 """PIPE_BUF on Linux: a larger write to a pipe that workers share may be torn apart by another's."""
 
 
-class EndedCall(msgspec.Struct, frozen=True, gc=False):
-    """What the gateway knows of a call that ended; nothing is rendered yet.
+class CallLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the log says of a call; fields at their default are left out, and ``ts`` is put before them.
 
     Args:
-        ended_ms: Unix milliseconds.
         call_id: the id that the client was shown.
-        endpoint: documented route, empty for an unknown one.
+        endpoint: documented route.
         status: HTTP status of the answer.
         outcome: how it ended.
-        duration_s: from its head to the end of the answer.
-        account: name of the account; empty: not authenticated.
+        duration_ms: from its head to the end of the answer.
+        account: name of the account; None: not authenticated.
         key_id: id of the key, never the key.
-        model: canonical model id; empty: none was found.
+        model: canonical model id.
         tier: tier id.
         streamed: whether the answer was a stream.
-        charge: what it cost; None: nothing was charged.
-        first_byte_s: to the first piece of a stream.
-        overhead_s: the proxy's own part.
+        tokens: amounts by usage type (tokens, or started minutes of audio).
+        estimated: whether any of them is an estimate.
+        cost_eur: exact, as a decimal string; None: nothing was charged.
+        ttft_ms: time to the first token of a stream.
+        overhead_ms: the proxy's own part.
         upstream: name of the upstream that answered.
         bound: name of the limit that refused it.
         client_request_id: what the client sent as its own id; sanitised before it is written.
     """
 
-    ended_ms: int
-    call_id: str
-    endpoint: str
-    status: int
-    outcome: str
-    duration_s: float
-    account: str = ""
-    key_id: str = ""
-    model: str = ""
-    tier: str = ""
-    streamed: bool = False
-    charge: Charge | None = None
-    first_byte_s: float | None = None
-    overhead_s: float | None = None
-    upstream: str = ""
-    bound: str = ""
-    client_request_id: str = ""
-
-
-class CallLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line, as it is written; fields at their default are left out.
-
-    Args:
-        ts: end of the call, RFC 3339, UTC.
-        usage: amounts by usage type (tokens, started minutes).
-        estimated: whether any of them is an estimate.
-        cost_eur: exact, as a decimal string.
-        ttft_ms: time to the first token of a stream.
-    """
-
-    ts: datetime
     call_id: str
     endpoint: str
     status: int
     outcome: str
     duration_ms: float
-    account: str = ""
-    key_id: str = ""
+    account: str | None = None
+    key_id: str | None = None
     model: str = ""
     tier: str = ""
     streamed: bool = False
-    usage: dict[UsageType, int] = {}
+    tokens: dict[str, int] = {}
     estimated: bool = False
-    cost_eur: str = ""
+    cost_eur: str | None = None
     ttft_ms: float | None = None
     overhead_ms: float | None = None
     upstream: str = ""
-    bound: str = ""
-    client_request_id: str = ""
+    bound: str | None = None
+    client_request_id: str | None = None
 
 
 def sanitised(client_text: str) -> str:
@@ -117,54 +87,43 @@ def sanitised(client_text: str) -> str:
     return redact_text(printable)[:CLIENT_ID_CHARS_MAX]
 
 
-def line_of(call: EndedCall) -> CallLine:
-    """Return the line of a call."""
-    charge = call.charge
-    lines = charge.lines if charge else ()
-    return CallLine(
-        ts=datetime.fromtimestamp(call.ended_ms / 1000, UTC),
-        call_id=call.call_id,
-        endpoint=call.endpoint,
-        status=call.status,
-        outcome=call.outcome,
-        duration_ms=_milliseconds(call.duration_s),
-        account=call.account,
-        key_id=call.key_id,
-        model=call.model,
-        tier=call.tier,
-        streamed=call.streamed,
-        usage={line.usage_type: line.amount for line in lines},
-        estimated=Source.ESTIMATED in [line.source for line in lines],
-        cost_eur=euros_text(charge.total_pico) if charge else "",
-        ttft_ms=None if call.first_byte_s is None else _milliseconds(call.first_byte_s),
-        overhead_ms=None if call.overhead_s is None else _milliseconds(call.overhead_s),
-        upstream=call.upstream,
-        bound=call.bound,
-        client_request_id=sanitised(call.client_request_id) if call.client_request_id else "",
-    )
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+def rendered(lines: Sequence[tuple[float, CallLine]], encoder: msgspec.json.Encoder) -> bytes:
+    """Return lines as JSON, one a line, each with the time at which it was taken (Unix seconds) as RFC 3339 ``ts``."""
+    parts: list[bytes] = []
+    for ended_s, line in lines:
+        client_id = line.client_request_id
+        if client_id and (clean := sanitised(client_id)) != client_id:
+            line = msgspec.structs.replace(line, client_request_id=clean)  # noqa: PLW2901
+        ts = datetime.fromtimestamp(ended_s, UTC).isoformat(timespec="milliseconds")
+        parts += (b'{"ts":"', ts[:-6].encode(), b'Z",', encoder.encode(line)[1:], b"\n")
+    return b"".join(parts)
 
 
 class CallLog:
     """Writes call lines to a sink, off the event loop.
 
     Args:
-        sink: an unbuffered or buffered binary file; stays open after ``close``.
+        sink: an unbuffered or buffered binary file; stays open after ``close``. None: standard output.
         queue_lines_max: lines that may wait.
+        clock: Unix seconds.
 
     Attributes:
         dropped: lines dropped since the start, for a metric.
         failures: batches that the sink refused with an error.
     """
 
-    def __init__(self, sink: BinaryIO, queue_lines_max: int = QUEUE_LINES_MAX) -> None:
+    def __init__(
+        self,
+        sink: BinaryIO | None = None,
+        queue_lines_max: int = QUEUE_LINES_MAX,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        sink = sys.stdout.buffer if sink is None else sink
         self.dropped = 0
         self.failures = 0
         self._sink = sink
-        self._queue: deque[EndedCall] = deque()
+        self._clock = clock
+        self._queue: deque[tuple[float, CallLine]] = deque()
         self._queue_lines_max = queue_lines_max
         self._encoder = msgspec.json.Encoder()
         self._piece_bytes_max = _PIPE_ATOMIC_BYTES if _is_pipe(sink) else None
@@ -173,13 +132,13 @@ class CallLog:
         self._writer = threading.Thread(target=self._run, name="call-log", daemon=True)
         self._writer.start()
 
-    def write(self, call: EndedCall) -> None:
-        """Take a call; never blocks. It is written within ``FLUSH_INTERVAL_S`` when the sink keeps up."""
+    def write(self, line: CallLine) -> None:
+        """Take a line; never blocks. It is written within ``FLUSH_INTERVAL_S`` when the sink keeps up."""
         waiting = len(self._queue)
         if waiting >= self._queue_lines_max:
             self.dropped += 1
             return
-        self._queue.append(call)
+        self._queue.append((self._clock(), line))
         if waiting == BATCH_LINES:
             self._wake.set()
 
@@ -200,7 +159,7 @@ class CallLog:
 
     def _write_waiting(self) -> None:
         while batch := self._take():
-            text = self._encoder.encode_lines([line_of(call) for call in batch])
+            text = rendered(batch, self._encoder)
             try:
                 for piece in _pieces(text, self._piece_bytes_max):
                     self._write(piece)
@@ -209,8 +168,8 @@ class CallLog:
                 self.failures += 1
                 self.dropped += len(batch)
 
-    def _take(self) -> list[EndedCall]:
-        batch: list[EndedCall] = []
+    def _take(self) -> list[tuple[float, CallLine]]:
+        batch: list[tuple[float, CallLine]] = []
         with contextlib.suppress(IndexError):
             while len(batch) < BATCH_LINES:
                 batch.append(self._queue.popleft())

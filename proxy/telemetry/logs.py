@@ -19,7 +19,10 @@ from structlog.processors import ExceptionRenderer, StackInfoRenderer, TimeStamp
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from proxy.telemetry.calllog import CallLine, CallLog
 from proxy.telemetry.redaction import redact_field
+
+__all__ = ["CallLine", "CallLog", "RepeatFilter", "configure", "log_failure"]
 
 REPEATS_MAX: Final = 20
 """Lines of one event in ``REPEATS_PERIOD_S``; a fault in every call must not cost a traceback for every call."""
@@ -65,6 +68,11 @@ def configure(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def log_failure(where: str, failure: BaseException) -> None:
+    """Log, with its traceback, a failure that should not have happened; ``where`` is a word of the code."""
+    structlog.get_logger("proxy").error("failed", where=where, exc_info=failure)
 
 
 def _chain(*, as_json: bool) -> list[Processor]:

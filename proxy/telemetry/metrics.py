@@ -22,6 +22,7 @@ from prometheus_client import (
 )
 
 from proxy import __version__
+from proxy.core.endpoints import ROUTE_USAGE_TYPES
 from proxy.core.entries import Charge
 from proxy.core.money import PICO_PER_EURO
 from proxy.core.usage import Source, TariffClass, UsageType
@@ -37,6 +38,10 @@ __all__ = ["Metrics", "merge", "sample_loop_lag"]
 
 _STATUSES: Final = {**{status.value: str(status.value) for status in HTTPStatus}, 499: "499"}
 """Label by status; 499 is what nginx made the custom for a client that left before its answer began."""
+
+
+DOCUMENTED_ROUTES: Final = (*ROUTE_USAGE_TYPES, "/v1/models")
+"""The routes of the API documentation."""
 
 
 class _CallCells:
@@ -89,7 +94,7 @@ class Metrics:
     def __init__(
         self,
         models: Iterable[str] = (),
-        endpoints: Iterable[str] = (),
+        endpoints: Iterable[str] = DOCUMENTED_ROUTES,
         *,
         accounts: Collection[str] | None = None,
         accounts_top: int = 20,
