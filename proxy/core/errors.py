@@ -71,6 +71,11 @@ def body_too_large(bytes_max: int) -> ApiError:
     return ApiError(413, f"Request body is larger than {bytes_max} bytes", "invalid_request_error")
 
 
+def request_timeout() -> ApiError:
+    """Return the 408 for a body that does not arrive."""
+    return ApiError(408, "The request body did not arrive in time", "invalid_request_error")
+
+
 def rate_limited() -> ApiError:
     """Return the documented 429."""
     return ApiError(

@@ -1,0 +1,142 @@
+"""Header lines, as bytes: what goes to upstreams, what goes to clients, and what limits say about themselves. Pure.
+
+What belongs here: which headers pass a proxy and which end at it (RFC 9110 section 7.6.1), and the limit headers. Lines end
+with CRLF. Values come from a parser that refuses CR and LF, or are made here.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from proxy.core.limits import Admission, Limit, LimitState
+from proxy.core.quotas import BUDGET_MONTH, OUTPUT_TOKENS_DAY, OUTPUT_TOKENS_HOUR, REQUESTS
+
+RETRY_SOON_MS: Final = 60_000
+"""Up to here a client is told to wait and retry; SDKs sleep no longer, or sleep anything (see docs/wire.md)."""
+
+_HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
+        b"transfer-encoding", b"upgrade",
+    }
+)
+_ENDS_HERE: Final = _HOP_BY_HOP | {
+    # ours to set for the upstream
+    b"host", b"authorization", b"content-length", b"accept-encoding", b"x-request-id", b"traceparent", b"content-encoding",
+    # not the upstream's business: who the customer is, and what only this proxy may claim
+    b"cookie", b"expect", b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip",
+    b"x-api-key", b"api-key",
+}
+_ANSWER_ENDS_HERE: Final = _HOP_BY_HOP | {
+    b"content-length", b"date", b"server", b"set-cookie", b"x-request-id", b"retry-after", b"retry-after-ms", b"x-should-retry",
+    b"ratelimit", b"ratelimit-policy", b"alt-svc", b"strict-transport-security", b"content-type", b"cache-control",
+}
+_TITLES: Final = {
+    REQUESTS: "Requests",
+    OUTPUT_TOKENS_HOUR: "Output-Tokens-Hour",
+    OUTPUT_TOKENS_DAY: "Output-Tokens-Day",
+}
+_TRACEPARENT: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def _connection_listed(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    """Names that the Connection header declares hop-by-hop."""
+    listed = [
+        part.strip().lower()
+        for name, value in headers
+        if name.lower() == b"connection"
+        for part in value.split(b",")
+    ]
+    return frozenset(listed) - {b"close", b"keep-alive"}
+
+
+def upstream_lines(headers: Iterable[tuple[bytes, bytes]], call_id: str) -> bytes:
+    """Return the header lines that a request keeps on its way to an upstream, with our request id and trace context.
+
+    A valid ``traceparent`` keeps its trace and gets our span as parent; otherwise a trace begins here, named by the call id.
+    """
+    drop = _ENDS_HERE
+    lines = []
+    trace = b""
+    state = b""
+    for raw_name, value in headers:
+        name = raw_name.lower()
+        if name == b"traceparent":
+            trace = value.strip()
+        elif name == b"tracestate":
+            state = value
+        elif name == b"connection":
+            drop = _ENDS_HERE | _connection_listed(headers)
+        elif name not in drop:
+            lines.append((name, value))
+    if drop is not _ENDS_HERE:
+        lines = [line for line in lines if line[0] not in drop]
+    identity = call_id.encode()
+    compact = identity.replace(b"-", b"")
+    if _TRACEPARENT.fullmatch(trace):
+        parent = b"%b-%b-%b" % (trace[:35], compact[16:], trace[53:])
+        if state:
+            lines.append((b"tracestate", state))
+    else:
+        parent = b"00-%b-%b-00" % (compact, compact[16:])
+    lines += [(b"x-request-id", identity), (b"traceparent", parent)]
+    return b"".join([b"%b: %b\r\n" % line for line in lines])
+
+
+def answer_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the header lines of an upstream's answer that a client gets, but for those the proxy sets itself."""
+    kept = [line for line in headers if line[0] not in _ANSWER_ENDS_HERE and not line[0].startswith(b"x-ratelimit-")]
+    listed = _connection_listed(headers)
+    if listed:
+        kept = [line for line in kept if line[0] not in listed]
+    return b"".join([b"%b: %b\r\n" % line for line in kept])
+
+
+def limit_lines(limits: Iterable[Limit], answer: Admission) -> bytes:
+    """Return the limit headers of an authenticated answer: the documented trios and the IETF pair.
+
+    ``X-RateLimit-Reset-…`` is Unix seconds, rounded up, at which the limit is whole again. Limits that are not counted in
+    requests or tokens have no trio. The pair follows draft-ietf-httpapi-ratelimit-headers; first comes the limit that bound,
+    or else the one with the least room.
+    """
+    shown = [(state, limit.window_s) for state, limit in zip(answer.states, limits, strict=True) if state.name in _TITLES]
+    trios = [
+        f"X-RateLimit-Limit-{_TITLES[state.name]}: {state.capacity}\r\n"
+        f"X-RateLimit-Remaining-{_TITLES[state.name]}: {state.remaining}\r\n"
+        f"X-RateLimit-Reset-{_TITLES[state.name]}: {-(-state.reset_ms // 1000)}\r\n"
+        for state, _ in shown
+    ]
+    shown.sort(key=lambda pair: (pair[0].name != answer.bound, _room(pair[0])))
+    policies = ", ".join([f'"{state.name}";q={state.capacity};w={window_s}' for state, window_s in shown])
+    rates = ", ".join([f'"{state.name}";r={state.remaining};t={_reset_in_s(state, answer)}' for state, _ in shown])
+    return f"{''.join(trios)}RateLimit-Policy: {policies}\r\nRateLimit: {rates}\r\n".encode()
+
+
+def _room(state: LimitState) -> int:
+    """Share of the limit that remains, in millionths."""
+    return state.remaining * 1_000_000 // max(1, state.capacity)
+
+
+def _reset_in_s(state: LimitState, answer: Admission) -> int:
+    if state.name == answer.bound and answer.retry_after_ms is not None:
+        return -(-answer.retry_after_ms // 1000)
+    return max(0, -(-(state.reset_ms - answer.now_ms) // 1000))
+
+
+def refusal_lines(answer: Admission) -> bytes:
+    """Return what a 429 says beyond its body: which limit bound, when to come back, and whether to try at all.
+
+    ``Retry-After`` is a whole number of seconds, at least 1. A spent budget has none: no client should sleep that long.
+    """
+    assert answer.bound is not None
+    assert answer.retry_after_ms is not None
+    lines = [f"X-RateLimit-Bound: {answer.bound}\r\n"]
+    if answer.bound == BUDGET_MONTH:
+        return f"{lines[0]}x-should-retry: false\r\n".encode()
+    wait_ms = max(1, answer.retry_after_ms)
+    lines.append(f"Retry-After: {-(-wait_ms // 1000)}\r\n")
+    if wait_ms <= RETRY_SOON_MS:
+        lines.append(f"retry-after-ms: {wait_ms}\r\nx-should-retry: true\r\n")
+    else:
+        lines.append("x-should-retry: false\r\n")
+    return "".join(lines).encode()

@@ -1,0 +1,141 @@
+"""What is told of a call: to the metrics, and as one line of the log. Never any content.
+
+What belongs here: the report that a call fills in on its way, and how it becomes numbers and a line.
+"""
+
+from proxy.core.accounts import Principal
+from proxy.core.calls import PreparedCall
+from proxy.core.catalogue import Tier
+from proxy.core.entries import Charge, Outcome
+from proxy.core.limits import Admission, Limit
+from proxy.core.money import euros_text
+from proxy.core.usage import TariffClass
+from proxy.telemetry.logs import CallLine, CallLog, log_failure
+from proxy.telemetry.metrics import Metrics
+from proxy.upstream.failures import FailureKind
+from proxy.upstream.pool import UpstreamPool
+
+NONE = "none"
+"""Stands in labels for what was not known when the call ended."""
+
+
+class Report:
+    """What is known of a call so far. Times are monotonic seconds; None: it never got there."""
+
+    __slots__ = (
+        "abandoned", "admission", "answered_s", "call", "call_id", "charge", "client_request_id", "ended_s", "error_type", "first_byte_s",
+        "limits", "outcome", "principal", "route", "sent_s", "started_s", "status", "tier", "upstream",
+    )
+
+    def __init__(self, call_id: str, route: str, started_s: float, client_request_id: str | None = None) -> None:
+        self.call_id = call_id
+        self.route = route
+        self.started_s = started_s
+        self.client_request_id = client_request_id
+        self.principal: Principal | None = None
+        self.tier: Tier | None = None
+        self.limits: tuple[Limit, ...] = ()
+        self.call: PreparedCall | None = None
+        self.admission: Admission | None = None
+        self.charge: Charge | None = None
+        self.outcome: Outcome | None = None
+        self.error_type: str | None = None
+        self.upstream = ""
+        self.status = 0
+        self.abandoned = False
+        self.sent_s: float | None = None
+        self.first_byte_s: float | None = None
+        self.answered_s: float | None = None
+        self.ended_s = 0.0
+
+    @property
+    def bound(self) -> str | None:
+        """The limit that refused the call."""
+        return self.admission.bound if self.admission is not None else None
+
+    @property
+    def overhead_s(self) -> float | None:
+        """The proxy's own time: before the request was sent, and from the end of the answer on."""
+        if self.sent_s is None or self.answered_s is None:
+            return None
+        return (self.sent_s - self.started_s) + (self.ended_s - self.answered_s)
+
+
+class Observer:
+    """Tells metrics and log.
+
+    Args:
+        metrics: counts.
+        call_log: one line a call.
+    """
+
+    def __init__(self, metrics: Metrics, call_log: CallLog) -> None:
+        self._metrics = metrics
+        self._call_log = call_log
+
+    def began(self) -> None:
+        """A call has come in."""
+        self._metrics.call_began()
+
+    def upstream_failed(self, pool: UpstreamPool, kind: FailureKind) -> None:
+        """An attempt at an upstream failed."""
+        self._metrics.upstream_failed(pool.upstream.name, kind.value)
+
+    def failed(self, where: str, failure: BaseException) -> None:
+        """Something failed that should not: it is logged with its traceback."""
+        log_failure(where, failure)
+
+    def charged(self, report: Report, charge: Charge) -> None:
+        """A call has been rated; this may be long after its client has left."""
+        report.charge = charge
+        assert report.principal is not None
+        assert report.call is not None
+        assert report.tier is not None
+        self._metrics.charged(
+            report.route, report.call.model.id, report.tier.id, charge, TariffClass.STANDARD, report.principal.account.name
+        )
+
+    def ended(self, report: Report, now_s: float) -> None:
+        """A call is over, as its client sees it."""
+        report.ended_s = now_s
+        metrics = self._metrics
+        model = report.call.model.id if report.call is not None else NONE
+        tier = report.tier.id if report.tier is not None else NONE
+        outcome = report.outcome.value if report.outcome is not None else "refused"
+        first_byte_s = report.first_byte_s - report.started_s if report.first_byte_s is not None else None
+        metrics.call_ended(
+            report.route, model, tier, report.status, outcome, now_s - report.started_s, first_byte_s, report.overhead_s
+        )
+        if report.bound is not None:
+            metrics.refused(report.bound, tier)
+        if report.error_type is not None:
+            metrics.error(report.status, report.error_type)
+        self._call_log.write(_line(report, model, tier, outcome, first_byte_s))
+
+
+def _line(report: Report, model: str, tier: str, outcome: str, first_byte_s: float | None) -> CallLine:
+    principal = report.principal
+    charge = report.charge
+    return CallLine(
+        call_id=report.call_id,
+        account=principal.account.name if principal is not None else None,
+        key_id=principal.key.id if principal is not None else None,
+        endpoint=report.route,
+        model=model,
+        tier=tier,
+        status=report.status,
+        outcome=outcome,
+        streamed=report.call is not None and report.call.stream,
+        tokens={line.usage_type.value: line.amount for line in charge.lines} if charge is not None else {},
+        cost_eur=euros_text(charge.total_pico) if charge is not None else None,
+        ttft_ms=_ms(first_byte_s),
+        duration_ms=_ms(report.ended_s - report.started_s) or 0,
+        overhead_ms=_ms(report.overhead_s),
+        upstream=report.upstream,
+        bound=report.bound,
+        client_request_id=report.client_request_id,
+    )
+
+
+def _ms(seconds: float | None) -> float | None:
+    return round(seconds * 1000, 3) if seconds is not None else None

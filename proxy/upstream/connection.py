@@ -1,0 +1,236 @@
+"""One connection to an upstream: HTTP/1.1 over an asyncio transport, parsed by httptools.
+
+What belongs here: bytes and framing of one exchange at a time. What does not: choosing connections (pool.py) and what an
+answer means (relay.py).
+
+aiohttp's client costs 60-70 us a call; this costs a few, because no coroutine is woken for a piece of an answer: what one
+read brought is joined and handed to the sink synchronously.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import httptools
+
+from proxy.upstream.failures import FailureKind, UpstreamError
+
+HEAD_BYTES_MAX = 65_536
+Headers = list[tuple[bytes, bytes]]
+
+
+class Sink(Protocol):
+    """What an exchange reports to. Exactly one of ``on_end`` and ``on_failure`` is called, once, last."""
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """The head of the final answer (1xx are passed over). Header names are in lower case."""
+
+    def on_data(self, data: bytes) -> None:
+        """What one read brought of the body, joined; called at least once, right after ``on_head``, then maybe empty."""
+
+    def on_end(self) -> None:
+        """The answer is whole."""
+
+    def on_failure(self, error: UpstreamError) -> None:
+        """The exchange failed; nothing more will come."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A connection that carries one exchange at a time.
+
+    Args:
+        on_idle: called when an exchange has ended cleanly and the connection may carry another one.
+        on_lost: called once, when the connection is of no more use.
+        idle_s: longest silence within an answer, in seconds.
+        clock: monotonic seconds.
+    """
+
+    __slots__ = (
+        "_body_until_close", "_clock", "_complete", "_head", "_head_bytes", "_head_told", "_headers", "_idle_s", "_keep_alive",
+        "_on_idle", "_on_lost", "_parser", "_pieces", "_received", "_sink", "_transport", "deadline", "exchanges", "idle_since",
+        "on_body", "reading_paused",
+    )
+
+    def __init__(
+        self,
+        on_idle: Callable[["UpstreamConnection"], None],
+        on_lost: Callable[["UpstreamConnection"], None],
+        idle_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._on_idle = on_idle
+        self._on_lost = on_lost
+        self._idle_s = idle_s
+        self._clock = clock
+        self._transport: asyncio.Transport | None = None
+        self._sink: Sink | None = None
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append  # httptools calls it once a chunk: a C function costs nothing
+        self._headers: Headers = []
+        self._head_bytes = 0
+        self._head = False  # the head of the final answer has been read ...
+        self._head_told = False  # ... and the sink knows it
+        self._complete = False
+        self._keep_alive = False
+        self._received = False
+        self._body_until_close = True
+        self._parser = httptools.HttpResponseParser(self)
+        self.deadline = 0.0
+        self.idle_since = 0.0
+        self.exchanges = 0
+        self.reading_paused = False
+
+    # What the pool and the relay do with it
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can still carry an exchange."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def has_received(self) -> bool:
+        """Whether any byte of the present answer has come: from then on a call must not be sent again elsewhere."""
+        return self._received
+
+    def begin(self, sink: Sink, request: bytes, first_byte_s: float) -> None:
+        """Send a whole request and report its answer to ``sink``."""
+        assert self._sink is None
+        assert self._transport is not None
+        self._sink = sink
+        self._received = False
+        self.exchanges += 1
+        self.deadline = self._clock() + first_byte_s
+        self._transport.write(request)
+
+    def abort(self) -> None:
+        """Close at once and forget the sink: the upstream sees that its client has left, and stops generating."""
+        self._sink = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def pause_reading(self, stall_s: float) -> None:
+        """Take nothing more from the upstream until ``resume_reading``; the reader has ``stall_s`` to catch up."""
+        if not self.reading_paused and self.is_open and self._sink is not None:
+            self.reading_paused = True
+            self.deadline = self._clock() + stall_s
+            self._transport.pause_reading()  # type: ignore[union-attr]
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+        if self.reading_paused:
+            self.reading_paused = False
+            self.deadline = self._clock() + self._idle_s
+            if self.is_open:
+                self._transport.resume_reading()  # type: ignore[union-attr]
+
+    def expire(self) -> None:
+        """End an exchange whose deadline has passed."""
+        self._fail(FailureKind.CLIENT_STALLED if self.reading_paused else FailureKind.TIMEOUT)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102
+        if self._sink is None:
+            self.close()  # an idle upstream has nothing to say: what follows could be taken for the next answer
+            return
+        self._received = True
+        self.deadline = self._clock() + self._idle_s
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            self._deliver()  # what came before the fault is whole events that the client may have
+            self._fail(FailureKind.BROKEN if self._head else FailureKind.INVALID, type(exc).__name__)
+            return
+        self._deliver()
+        if self._complete:
+            self._finish()
+
+    def eof_received(self) -> None:  # noqa: D102
+        if self._sink is not None and self._head and self._body_until_close:
+            self._complete = True
+            self._finish()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
+        self._transport = None
+        self._fail(FailureKind.BROKEN if self._received else FailureKind.CLOSED, type(exc).__name__ if exc else "")
+        self._on_lost(self)
+
+    # httptools callbacks (on_body is a list's append)
+
+    def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > HEAD_BYTES_MAX:
+            raise ValueError("answer head too large")
+        if not self._head:  # else a trailer, which nobody asked for
+            name = name.lower()
+            if name in (b"content-length", b"transfer-encoding"):
+                self._body_until_close = False
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:  # noqa: D102
+        if self._complete:
+            raise ValueError("a second answer to one request")
+        if self._parser.get_status_code() >= 200:  # noqa: PLR2004
+            self._head = True
+            self._keep_alive = self._parser.should_keep_alive()  # the parser forgets it at the end of the message
+
+    def on_message_complete(self) -> None:  # noqa: D102
+        if self._head:
+            self._complete = True
+        else:  # 1xx: the final answer follows
+            self._headers.clear()
+            self._body_until_close = True
+
+    # Inside
+
+    def _deliver(self) -> None:
+        """Tell the sink what this read brought: the head when it is new, then the body's pieces as one."""
+        if not self._head:
+            return
+        pieces = self._pieces
+        tell_head = not self._head_told
+        if tell_head:
+            self._head_told = True
+            self._told().on_head(self._parser.get_status_code(), self._headers)
+        if (pieces or tell_head) and self._sink is not None:  # the sink may have let go of us at the head
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            self._sink.on_data(data)
+
+    def _told(self) -> Sink:
+        assert self._sink is not None
+        return self._sink
+
+    def _finish(self) -> None:
+        sink = self._sink
+        reusable = self._keep_alive and not self._body_until_close
+        self._reset()
+        if reusable and self.is_open:
+            self._on_idle(self)
+        else:
+            self.close()
+        if sink is not None:
+            sink.on_end()
+
+    def _reset(self) -> None:
+        self._sink = None
+        self._head = self._head_told = self._complete = False
+        self._head_bytes = 0
+        self._headers = []
+        self._pieces.clear()
+        self._body_until_close = True
+        self.resume_reading()
+
+    def _fail(self, kind: FailureKind, detail: str = "") -> None:
+        sink = self._sink
+        self.abort()
+        if sink is not None:
+            sink.on_failure(UpstreamError(kind, detail))

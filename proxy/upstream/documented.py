@@ -1,0 +1,57 @@
+"""Foreign errors made ours: what an upstream says in its own shape, as the documented error.
+
+What belongs here: the mapping. Each engine has its own error shape (``{"error": {…}}`` with a number as code, ``{"detail": …}``,
+``{"object": "error", …}``, plain text); a customer gets one. Faults of the upstream, or of our way of using it, are never
+shown in its words; faults of the request are, since only the engine knows them.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from proxy.core.errors import ApiError, internal, invalid_request, unavailable
+from proxy.upstream.failures import FailureKind
+
+_REQUEST_FAULTS: Final = frozenset({400, 405, 413, 415, 422})
+_INTERNAL_FAULT: Final = 500
+MESSAGE_CHARS_MAX: Final = 1000
+
+
+def failure_error(kind: FailureKind) -> ApiError:
+    """Return what a client is told of a failed exchange."""
+    return internal() if kind is FailureKind.TOO_LARGE else unavailable()
+
+
+def documented_error(status: int, body: bytes) -> ApiError:
+    """Return the documented error for an upstream's answer other than 200."""
+    if status in _REQUEST_FAULTS:
+        message, param = _fault(body)
+        return invalid_request(message or "The request was refused by the model server", param)
+    if status == _INTERNAL_FAULT:
+        return internal()
+    # 401, 403, 404: our key or our catalogue is wrong; 408, 429, 5xx: it is busy or away; 3xx: it moved.
+    return unavailable()
+
+
+def _fault(body: bytes) -> tuple[str | None, str | None]:
+    """Find message and parameter in any engine's error body."""
+    try:
+        answer: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None, None
+    if not isinstance(answer, dict):
+        return None, None
+    error = answer.get("error", answer)
+    if isinstance(error, str):
+        return _text(error), None
+    if not isinstance(error, dict):
+        return None, None
+    detail = error.get("detail")
+    if isinstance(detail, list) and detail and isinstance(detail[0], dict):  # FastAPI's validation errors
+        location = [part for part in detail[0].get("loc", ()) if isinstance(part, str)]
+        return _text(detail[0].get("msg")), _text(location[-1] if location else None)
+    return _text(error.get("message", detail)), _text(error.get("param"))
+
+
+def _text(value: object) -> str | None:
+    return value[:MESSAGE_CHARS_MAX] if isinstance(value, str) and value else None

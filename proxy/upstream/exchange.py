@@ -1,0 +1,107 @@
+"""Sending a call: which upstream, how often, and when not again.
+
+What belongs here: the rule for trying again. Before the first byte of an answer a call may be sent elsewhere; after it,
+never: the upstream may be working on it. What does not: the bytes (connection.py, relay.py).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from proxy.core.catalogue import Upstream
+from proxy.upstream.failures import FailureKind, UpstreamError
+from proxy.upstream.pool import UpstreamPool, UpstreamPools
+from proxy.upstream.relay import Relay
+
+_NOT_BEGUN: Final = frozenset({FailureKind.UNREACHABLE, FailureKind.SATURATED, FailureKind.CLOSED})
+"""Failures after which another upstream may be asked."""
+
+_BUSY: Final = frozenset({429, 502, 503, 504})
+"""Statuses that say "not here, not now"."""
+
+
+class Request:
+    """What is sent upstream, but for what depends on which one.
+
+    Args:
+        method: HTTP method.
+        route: path, for example ``/v1/chat/completions``.
+        lines: header lines of the client that pass.
+        body: the body, already patched.
+    """
+
+    __slots__ = ("_lines", "_method", "_route", "body")
+
+    def __init__(self, method: str, route: str, lines: bytes, body: bytes) -> None:
+        self._method = method.encode()
+        self._route = route.encode()
+        self._lines = lines
+        self.body = body
+
+    def to(self, pool: UpstreamPool) -> bytes:
+        """Return the request for one upstream: head and body in one piece."""
+        return b"%b %b%b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n%b" % (
+            self._method,
+            pool.path_prefix,
+            self._route,
+            pool.own_lines,
+            self._lines,
+            len(self.body),
+            self.body,
+        )
+
+
+def _in_order(pools: UpstreamPools, upstreams: Sequence[Upstream]) -> Iterable[UpstreamPool]:
+    """Preferred first, but those that failed a moment ago last."""
+    found = [pools.of(upstream) for upstream in upstreams]
+    if len(found) > 1:
+        found.sort(key=lambda pool: pool.is_suspect)
+    return found
+
+
+async def exchange(
+    pools: UpstreamPools,
+    upstreams: Sequence[Upstream],
+    request: Request,
+    new_relay: Callable[[UpstreamPool], Relay],
+    on_failure: Callable[[UpstreamPool, FailureKind], None],
+) -> Relay:
+    """Send a call and wait until its answer is over; return the relay, which knows how it ended.
+
+    Cancelled, the last relay goes on: whoever cancels decides with ``Relay.abort`` or by awaiting ``over``.
+
+    Raises:
+        UpstreamError: no upstream could even begin.
+    """
+    error: UpstreamError | None = None
+    relay: Relay | None = None
+    for pool in _in_order(pools, upstreams):
+        try:
+            relay = await _ask(pool, request, new_relay)
+        except UpstreamError as exc:
+            error = exc
+            on_failure(pool, exc.kind)
+            continue
+        if relay.error is None and relay.status not in _BUSY:
+            return relay
+        on_failure(pool, relay.error.kind if relay.error is not None else FailureKind.SATURATED)
+        if relay.error is not None and (relay.error.kind not in _NOT_BEGUN or relay.streaming):
+            return relay
+    if relay is not None:
+        return relay
+    raise error or UpstreamError(FailureKind.UNREACHABLE, "no upstream")
+
+
+async def _ask(pool: UpstreamPool, request: Request, new_relay: Callable[[UpstreamPool], Relay]) -> Relay:
+    """Ask one upstream; once more over a fresh connection when a kept one turns out to have been closed meanwhile."""
+    payload = request.to(pool)
+    relay = new_relay(pool)
+    connection = pool.begin(relay, payload)
+    if connection is not None:
+        relay.connection = connection
+        await relay.over()
+        if relay.error is None or relay.error.kind is not FailureKind.CLOSED:
+            return relay
+        relay = new_relay(pool)
+    relay.connection = await pool.begin_fresh(relay, payload)
+    await relay.over()
+    return relay
