@@ -37,7 +37,7 @@ _CONTENT_FIELDS: Final = frozenset(
 
 _PATTERNS: Final = (
     # Our own keys, whole or cut short; what stands before them may be any separator.
-    (re.compile(r"\btg-[0-9A-Za-z]+"), "tg-" + REDACTED),
+    (re.compile(r"tg-[0-9A-Za-z]{6,}"), "tg-" + REDACTED),
     # Other vendors' keys: an upstream's, a hub's.
     (re.compile(r"\b(sk|pk|rk|hf|gsk|xai|nvapi)([-_])[0-9A-Za-z_-]{12,}"), r"\1\2" + REDACTED),
     (re.compile(r"(?i)\b(bearer|basic)\s+[^\s\"',;]+"), r"\1 " + REDACTED),
