@@ -1,0 +1,133 @@
+"""``tollgate accounts``: who pays.
+
+What belongs here: the commands and what they print. What does not: the rules (ledger/accounts.py).
+"""
+
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from proxy.cli.ledger_session import (
+    EUROS,
+    config_option,
+    json_option,
+    operator,
+    read_settings,
+    time_text,
+    with_ledger,
+)
+from proxy.core.accounts import Account
+from proxy.core.money import euros_text
+from proxy.ledger.accounts import Accounts, CreditLot, TierChange
+from proxy.ledger.database import Database
+from proxy.ledger.location import Location
+from proxy.settings.types import Settings
+
+
+@click.group()
+def accounts() -> None:
+    """Create accounts and look at them."""
+
+
+@accounts.command()
+@click.argument("name")
+@click.option("--tier", required=True, help="Tier id, as in tiers.yaml.")
+@click.option("--credit", "credit_pico", type=EUROS, help="Prepaid credit to begin with, euros.")
+@click.option("--timezone", default="Europe/Paris", show_default=True, help="IANA zone whose months are billed.")
+@json_option
+@config_option
+def create(*, name: str, tier: str, credit_pico: int | None, timezone: str, as_json: bool, config_dir: Path) -> None:
+    """Create an account."""
+    settings = read_settings(config_dir)
+    _check_tier(settings, tier)
+
+    async def work(database: Database, _: Location) -> Account:
+        return await Accounts(database).create(name, tier, timezone, credit_pico=credit_pico or 0, by=operator())
+
+    account = with_ledger(settings, work)
+    if as_json:
+        click.echo(msgspec.json.encode(account))
+    else:
+        credit = f", credit {euros_text(credit_pico)} €" if credit_pico else ""
+        click.echo(f"Created account {account.name} ({account.id}), tier {account.tier}{credit}.")
+
+
+@accounts.command("list")
+@json_option
+@config_option
+def list_(as_json: bool, config_dir: Path) -> None:
+    """List every account."""
+
+    async def work(database: Database, _: Location) -> list[Account]:
+        return await Accounts(database).all()
+
+    found = with_ledger(read_settings(config_dir), work)
+    if as_json:
+        click.echo(msgspec.json.encode(found))
+        return
+    table = Table("name", "tier", "time zone", "id")
+    for account in found:
+        table.add_row(account.name, account.tier, account.timezone, account.id)
+    Console().print(table)
+
+
+@accounts.command()
+@click.argument("name")
+@json_option
+@config_option
+def show(name: str, as_json: bool, config_dir: Path) -> None:
+    """Show an account: its tiers so far and the credit that was bought."""
+
+    async def work(database: Database, _: Location) -> tuple[Account, list[TierChange], list[CreditLot]]:
+        store = Accounts(database)
+        account = await store.named(name)
+        return account, await store.tier_history(account.id), await store.credit_lots(account.id)
+
+    account, history, lots = with_ledger(read_settings(config_dir), work)
+    if as_json:
+        document = {
+            **msgspec.structs.asdict(account),
+            "tiers": history,
+            "credit": [
+                {
+                    "reference": lot.reference,
+                    "amount_eur": euros_text(lot.amount_pico),
+                    "bought_ms": lot.bought_ms,
+                }
+                for lot in lots
+            ],
+        }
+        click.echo(msgspec.json.encode(document))
+        return
+    click.echo(f"{account.name} ({account.id}), tier {account.tier}, time zone {account.timezone}")
+    for change in history:
+        by = f", by {change.changed_by}" if change.changed_by else ""
+        click.echo(f"  {change.tier} since {time_text(change.effective_ms, account.timezone)}{by}")
+    for lot in lots:
+        bought = time_text(lot.bought_ms, account.timezone)
+        click.echo(f"  credit {euros_text(lot.amount_pico)} €, {lot.reference}, bought {bought}")
+
+
+@accounts.command("set-tier")
+@click.argument("name")
+@click.argument("tier")
+@config_option
+def set_tier(name: str, tier: str, config_dir: Path) -> None:
+    """Give an account another tier, from now on."""
+    settings = read_settings(config_dir)
+    _check_tier(settings, tier)
+
+    async def work(database: Database, _: Location) -> Account:
+        return await Accounts(database).set_tier(name, tier, by=operator())
+
+    account = with_ledger(settings, work)
+    click.echo(f"Account {account.name} holds {account.tier}.")
+
+
+def _check_tier(settings: Settings, tier: str) -> None:
+    if tier not in settings.tiers:
+        known = ", ".join(sorted(settings.tiers))
+        raise click.BadParameter(f"there is no tier {tier!r}; there are: {known}", param_hint="tier")

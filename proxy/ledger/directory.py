@@ -1,0 +1,138 @@
+"""The directory: every key and account in memory, so that no call waits to be authenticated.
+
+What belongs here: the snapshot, the look-up, and keeping the snapshot fresh. What does not: changing accounts
+and keys (accounts.py, keys.py).
+
+Every change counts up ``directory_changes.version`` in its own transaction. Each replica reads that number
+every 0.4 s and loads everything when it has moved, so a revocation is felt everywhere within a second. While
+the database is away the last snapshot serves on; ``age_s`` tells how old it is.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+from sqlalchemy import select
+
+from proxy.core.accounts import Account, Key, Principal, digest_of, is_well_formed_key
+from proxy.ledger.database import Database
+from proxy.ledger.errors import LedgerUnavailableError
+from proxy.ledger.schema import accounts, directory_changes, keys
+
+_log = structlog.get_logger(__name__)
+
+POLL_S: Final = 0.4
+
+
+class Directory:
+    """Who may call.
+
+    Args:
+        database: migrated.
+        poll_s: seconds between two looks at the version.
+        monotonic_s: a clock that never runs back, seconds.
+    """
+
+    def __init__(
+        self, database: Database, *, poll_s: float = POLL_S, monotonic_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._database = database
+        self._poll_s = poll_s
+        self._monotonic_s = monotonic_s
+        self._by_digest: Mapping[str, Principal] = {}
+        self._accounts: Mapping[str, Account] = {}
+        self._version = -1
+        self._fresh_at_s = monotonic_s()
+        self._is_failing = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Load everything, then keep it fresh.
+
+        Raises:
+            LedgerUnavailableError: the database does not answer: there would be nobody to let in.
+        """
+        await self.refresh()
+        self._task = asyncio.create_task(self._keep_fresh(), name="directory")
+
+    async def close(self) -> None:
+        """Stop keeping it fresh."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    def authenticate(self, token: str, now_ms: int) -> Principal | None:
+        """Return who calls, or None. Nothing tells a caller why: unknown, expired and revoked look the same.
+
+        The token is looked up by its SHA-256: how long that takes says nothing about any other token.
+        """
+        if not is_well_formed_key(token):
+            return None
+        principal = self._by_digest.get(digest_of(token))
+        if principal is None or not principal.key.is_valid_at(now_ms):
+            return None
+        return principal
+
+    @property
+    def accounts(self) -> Mapping[str, Account]:
+        """Every account by id, as of the snapshot."""
+        return self._accounts
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the snapshot was last known to be true."""
+        return self._monotonic_s() - self._fresh_at_s
+
+    async def refresh(self) -> bool:
+        """Look whether anything has changed and load it; return whether it had.
+
+        Raises:
+            LedgerUnavailableError: the database does not answer; the snapshot stays.
+        """
+        asked_at_s = self._monotonic_s()
+        async with self._database.read() as connection:
+            version: int = (await connection.execute(select(directory_changes.c.version))).scalar_one()
+            if version != self._version:
+                account_rows = (await connection.execute(_ACCOUNTS)).all()
+                key_rows = (await connection.execute(_KEYS)).all()
+        changed = version != self._version
+        if changed:
+            found = {row.id: Account(row.id, row.name, row.tier, row.timezone) for row in account_rows}
+            self._by_digest = {
+                row.digest: Principal(
+                    found[row.account_id],
+                    Key(row.id, row.account_id, row.digest, row.expires_ms, row.revoked_ms),
+                )
+                for row in key_rows
+            }
+            self._accounts = found
+            self._version = version
+        self._fresh_at_s = asked_at_s
+        return changed
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(self._poll_s)
+            try:
+                await self.refresh()
+            except Exception as exc:  # noqa: BLE001 - a revocation must be felt when the fault has passed
+                self._note_failure(exc)
+            else:
+                if self._is_failing:
+                    self._is_failing = False
+                    _log.warning("directory_fresh_again")
+
+    def _note_failure(self, exc: Exception) -> None:
+        if not self._is_failing:
+            self._is_failing = True
+            expected = isinstance(exc, LedgerUnavailableError)
+            _log.error("directory_stale", error=str(exc), exc_info=None if expected else exc)
+
+
+_ACCOUNTS: Final = select(accounts.c.id, accounts.c.name, accounts.c.tier, accounts.c.timezone)
+_KEYS: Final = select(keys.c.id, keys.c.account_id, keys.c.digest, keys.c.expires_ms, keys.c.revoked_ms)

@@ -1,0 +1,271 @@
+"""The ledger: entries and their rollups, and what can be asked of them.
+
+What belongs here: taking entries exactly once, a month's usage, and what a limiter that knows nothing must be
+told. What does not: accounts, keys and credit (accounts.py, directory.py), and moving entries here
+(shipper.py).
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Final
+
+import msgspec
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from proxy.core.entries import Entry
+from proxy.core.limits import Limit, LimitKind, Stamp
+from proxy.core.money import nano_from_pico_up
+from proxy.core.pricing import PriceBook
+from proxy.core.usage import TariffClass, UsageType
+from proxy.ledger import prices
+from proxy.ledger.database import Database
+from proxy.ledger.outbox import Outbox
+from proxy.ledger.rows import EntryId, entry_id, entry_of, output_tokens, row_of, sums_of
+from proxy.ledger.schema import calls_monthly, entries, rollups_monthly
+from proxy.ledger.statements import Statements
+from proxy.limiter import Seed
+
+_IDS_MAX: Final = 1000
+_to_json: Final = msgspec.json.Encoder().encode
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class UsageLine(msgspec.Struct, frozen=True):
+    """What an account used of one type, in one class, with one model."""
+
+    usage_type: UsageType
+    tariff_class: TariffClass
+    model: str
+    quantity: int
+    cost_pico: int
+
+
+class MonthUsage(msgspec.Struct, frozen=True):
+    """An account's billing month.
+
+    Args:
+        calls: how many, each counted once.
+        cost_pico: sum over the lines.
+        lines: in the order of model, class, type.
+    """
+
+    calls: int
+    cost_pico: int
+    lines: tuple[UsageLine, ...]
+
+
+class Ledger:
+    """The one place where settled calls are kept for good.
+
+    Args:
+        database: migrated.
+        outbox: this process's, whose entries count as used before they arrive; None: there is none.
+        book: the prices, so that each version is kept with the entries that name it; None: they are not kept.
+        clock_ms: Unix milliseconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        outbox: Outbox | None = None,
+        book: PriceBook | None = None,
+        clock_ms: Callable[[], int] = _now_ms,
+    ) -> None:
+        self._database = database
+        self._outbox = outbox
+        self._book = book
+        self._clock_ms = clock_ms
+        self._statements = Statements(postgresql=database.is_postgresql)
+        self._versions_kept: set[str] = set()
+
+    async def insert(self, new: Sequence[Entry]) -> int:
+        """Take entries, all or none, each once: one that is there already changes nothing.
+
+        Returns:
+            How many were new.
+
+        Raises:
+            LedgerUnavailableError: nothing is known; the same entries may be sent again.
+            LedgerRefusedError: at least one of them can never be taken, and none was.
+        """
+        # Sorted: the order in which rows are locked is the same for every shipper, so they never deadlock.
+        ordered = sorted(new, key=entry_id)
+        by_id = {entry_id(entry): entry for entry in reversed(ordered)}
+        versions = {entry.charge.price_version for entry in new} - self._versions_kept
+        async with self._database.write() as connection:
+            if versions and self._book is not None:
+                await prices.keep(self._database, connection, self._book, versions, self._clock_ms())
+            rows = await connection.execute(
+                self._statements.insert_entries, {"rows": _json(row_of(entry) for entry in ordered)}
+            )
+            inserted = [by_id[account_id, month, call_id] for account_id, month, call_id in rows]
+            if inserted:
+                await self._add_rollups(connection, inserted)
+        self._versions_kept |= versions
+        return len(inserted)
+
+    async def _add_rollups(self, connection: AsyncConnection, inserted: Iterable[Entry]) -> None:
+        for sums, (rollups, calls) in zip(sums_of(inserted), self._statements.add_rollups, strict=True):
+            await connection.execute(rollups, {"rows": _json(sums.rollup_rows())})
+            await connection.execute(calls, {"rows": _json(sums.calls_rows())})
+
+    async def check_prices(self, book: PriceBook) -> None:
+        """Refuse a price book that changes a version which entries were rated with.
+
+        Raises:
+            PriceVersionConflictError: it does.
+            LedgerUnavailableError: the database does not answer.
+        """
+        async with self._database.read() as connection:
+            await prices.check(connection, book)
+
+    async def usage(self, account_id: str, month: str, pending: Collection[Entry] = ()) -> MonthUsage:
+        """Return what an account used in a billing month, ``YYYY-MM``.
+
+        Args:
+            account_id: whose.
+            month: of admission, in the account's time zone.
+            pending: entries that were read from outboxes *before*: those that have arrived since are counted
+                once.
+
+        Raises:
+            LedgerUnavailableError: the database does not answer.
+        """
+        table, calls_table = rollups_monthly.c, calls_monthly.c
+        waiting = [entry for entry in pending if entry.account_id == account_id and entry.month == month]
+        async with self._database.read() as connection:
+            rollups = await connection.execute(
+                select(table.usage_type, table.tariff_class, table.model, table.quantity, table.cost_pico).where(
+                    table.account_id == account_id, table.month == month
+                )
+            )
+            counts = await connection.execute(
+                select(calls_table.calls).where(calls_table.account_id == account_id, calls_table.month == month)
+            )
+            missing = await self._missing(connection, waiting)
+        lines: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
+        for usage_type, tariff_class, model, quantity, cost_pico in rollups:
+            line = lines[model, tariff_class, usage_type]
+            line[0] += quantity
+            line[1] += cost_pico
+        for entry in missing:
+            for charged in entry.charge.lines:
+                line = lines[entry.model, entry.tariff_class.value, charged.usage_type.value]
+                line[0] += charged.amount
+                line[1] += charged.cost_pico
+        return _month_usage(sum(count for (count,) in counts) + len(missing), lines)
+
+    async def seed(self, account_id: str, limits: Sequence[Limit]) -> Seed:
+        """Return what a limiter must know that knows nothing of an account: a ``proxy.limiter.SeedLoader``.
+
+        Budgets get the month's cost, rounded up to a nano-euro once, in total: each call's own rounding up
+        could only add a nano-euro a call. Windows get one amount for each of their buckets, stamped at the
+        newest in it, so what is seeded never ages out early. Counted are the ledger and this process's
+        outbox; what other replicas have not shipped yet is not.
+
+        Raises:
+            LedgerUnavailableError: the database does not answer.
+            OutboxError: the outbox cannot be read.
+        """
+        pending = await self._outbox.pending_of(account_id) if self._outbox is not None else []
+        now_ms = self._clock_ms()
+        spent: dict[tuple[str, str], int] = {}
+        windows: dict[str, tuple[tuple[int, int], ...]] = {}
+        async with self._database.read() as connection:
+            missing = await self._missing(connection, pending)
+            for limit in limits:
+                if limit.kind is LimitKind.BUDGET:
+                    cost_pico = await _spent_pico(connection, account_id, limit.period)
+                    cost_pico += sum(entry.charge.total_pico for entry in missing if entry.month == limit.period)
+                    spent[limit.name, limit.period] = nano_from_pico_up(cost_pico)
+                else:
+                    since_ms = now_ms - limit.window_s * 1000
+                    buckets = await _buckets(connection, account_id, limit, since_ms)
+                    windows[limit.name] = _with_pending(buckets, missing, limit, since_ms)
+        return Seed(spent, windows)
+
+    async def entries_of(self, account_id: str, month: str) -> list[Entry]:
+        """Return an account's entries of a billing month, in the order of their call ids.
+
+        Raises:
+            LedgerUnavailableError: the database does not answer.
+        """
+        query = select(entries).where(entries.c.account_id == account_id, entries.c.month == month)
+        async with self._database.read() as connection:
+            rows = await connection.execute(query.order_by(entries.c.call_id))
+            return [entry_of(dict(row)) for row in rows.mappings()]
+
+    async def _missing(self, connection: AsyncConnection, pending: Collection[Entry]) -> list[Entry]:
+        """Return the entries that are not in the ledger's snapshot, each once."""
+        by_id: dict[EntryId, Entry] = {}
+        for entry in pending:
+            by_id.setdefault(entry_id(entry), entry)
+        ids = list(by_id)
+        for start in range(0, len(ids), _IDS_MAX):
+            found = await connection.execute(
+                self._statements.find_entries, {"rows": _json(ids[start : start + _IDS_MAX])}
+            )
+            for account_id, month, call_id in found:
+                del by_id[account_id, month, call_id]
+        return list(by_id.values())
+
+
+def _json(rows: Iterable[Sequence[object]]) -> str:
+    return _to_json(list(rows)).decode()
+
+
+def _month_usage(calls: int, lines: dict[tuple[str, str, str], list[int]]) -> MonthUsage:
+    order = {usage_type.value: place for place, usage_type in enumerate(UsageType)}
+    classes = list(TariffClass)
+    ordered = sorted(lines, key=lambda key: (key[0], classes.index(TariffClass(key[1])), order[key[2]]))
+    used = tuple(
+        UsageLine(UsageType(usage_type), TariffClass(tariff_class), model, *lines[model, tariff_class, usage_type])
+        for model, tariff_class, usage_type in ordered
+    )
+    return MonthUsage(calls, sum(line.cost_pico for line in used), used)
+
+
+async def _spent_pico(connection: AsyncConnection, account_id: str, month: str) -> int:
+    table = rollups_monthly.c
+    rows = await connection.execute(select(table.cost_pico).where(table.account_id == account_id, table.month == month))
+    return sum(cost_pico for (cost_pico,) in rows)
+
+
+async def _buckets(
+    connection: AsyncConnection, account_id: str, limit: Limit, since_ms: int
+) -> dict[int, tuple[int, int]]:
+    """Return (newest stamp, amount) by bucket number, of what was stamped after ``since_ms``."""
+    table = entries.c
+    settles = limit.stamp is Stamp.SETTLEMENT
+    stamp = table.settled_ms if settles else table.admitted_ms
+    amount = func.sum(table.output_quantity + table.reasoning_quantity) if settles else func.count()
+    bucket = (stamp // _bucket_ms(limit)).label("bucket")
+    rows = await connection.execute(
+        select(bucket, func.max(stamp), amount)
+        # What was admitted in the window was settled in it, too: the index on settled_ms serves both.
+        .where(table.account_id == account_id, table.settled_ms > since_ms, stamp > since_ms)
+        .group_by(bucket)
+    )
+    return {number: (newest_ms, int(amount)) for number, newest_ms, amount in rows}
+
+
+def _with_pending(
+    buckets: dict[int, tuple[int, int]], missing: Iterable[Entry], limit: Limit, since_ms: int
+) -> tuple[tuple[int, int], ...]:
+    for entry in missing:
+        settles = limit.stamp is Stamp.SETTLEMENT
+        stamp_ms = entry.settled_ms if settles else entry.admitted_ms
+        if stamp_ms > since_ms:
+            number = stamp_ms // _bucket_ms(limit)
+            newest_ms, amount = buckets.get(number, (0, 0))
+            buckets[number] = (max(newest_ms, stamp_ms), amount + (output_tokens(entry) if settles else 1))
+    return tuple(sorted(bucket for bucket in buckets.values() if bucket[1]))
+
+
+def _bucket_ms(limit: Limit) -> int:
+    return max(1, limit.bucket_s * 1000)
