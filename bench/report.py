@@ -1,0 +1,101 @@
+"""How results are shown: a table, JSON, and a section of docs/performance.md."""
+
+import datetime as dt
+import json
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+
+from bench.processes import PINNED, ROOT
+from bench.scenarios import Result
+
+_DOCS = ROOT / "docs" / "performance.md"
+_BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
+_COLUMNS = ("load", "figure", "baseline", "tollgate", "ratio", "floor")
+
+
+def machine() -> str:
+    """Say what this ran on."""
+    found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    name = found[1].strip() if found else platform.machine()
+    cores = os.cpu_count() or 1
+    pin = "proxy under test on core 0, everything else on core 1" if PINNED else "nothing pinned: one core"
+    return f"{name}, {cores} cores ({pin}), Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def rows(result: Result) -> list[tuple[str, ...]]:
+    """Return the table rows of a scenario: the judged figure first."""
+    scenario = result.scenario
+    floor = f">= {scenario.floor_ratio}x" if scenario.floor_ratio else f"< {scenario.ceiling_ms} ms"
+    latency = "call_ms" if scenario.unit == "calls" else "chunk_ms"
+    figures = [
+        (f"{scenario.unit}/s", f"{scenario.unit}_per_s", "{:,.0f}"),
+        ("p50 ms", f"{latency}.p50", "{:,.2f}"),
+        ("p95 ms", f"{latency}.p95", "{:,.2f}"),
+        ("p99 ms", f"{latency}.p99", "{:,.2f}"),
+        (f"CPU us a {scenario.unit[:-1]}", "cpu_us", "{:,.2f}"),
+    ]
+    if scenario.deltas:
+        figures.insert(4, ("first delta p50 ms", "first_ms.p50", "{:,.2f}"))
+    return [
+        (
+            scenario.title if index == 0 else "",
+            label,
+            form.format(result.median("baseline", path)),
+            form.format(result.median("tollgate", path)),
+            f"{result.ratio(path):.2f}x",
+            floor if path == scenario.judged_by else "",
+        )
+        for index, (label, path, form) in enumerate(figures)
+    ]
+
+
+def markdown(results: list[Result]) -> str:
+    """Return the table as Markdown, aligned for reading in a terminal too."""
+    table = [_COLUMNS, *(row for result in results for row in rows(result))]
+    widths = [max(len(row[column]) for row in table) for column in range(len(_COLUMNS))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in table
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def as_json(results: list[Result]) -> str:
+    """Return everything that was measured."""
+    body = {
+        "date": _today(),
+        "machine": machine(),
+        "results": [
+            {
+                "scenario": result.scenario.name,
+                "ratio": result.ratio(result.scenario.judged_by),
+                "cpu_ratio": result.ratio("cpu_us"),
+                "problem": result.problem(),
+                "baseline": result.baseline,
+                "tollgate": result.tollgate,
+            }
+            for result in results
+        ],
+    }
+    return json.dumps(body, indent=1)
+
+
+def write_docs(results: list[Result], rounds: int, seconds: float) -> None:
+    """Replace the measured section of docs/performance.md."""
+    text = _DOCS.read_text()
+    section = (
+        f"{_BEGIN}\n{_today()}, `python -m bench.run {' '.join(sys.argv[1:])}`: medians of {rounds} rounds"
+        f" of {seconds:g} s, baseline and Tollgate in turn.\n{machine()}.\n\n{markdown(results)}\n{_END}"
+    )
+    before, _, rest = text.partition(_BEGIN)
+    _, found, after = rest.partition(_END)
+    if not found:
+        raise SystemExit(f"{_DOCS.name} has lost its markers {_BEGIN} and {_END}")
+    _DOCS.write_text(before + section + after)
+
+
+def _today() -> str:
+    return dt.datetime.now(dt.UTC).date().isoformat()

@@ -1,0 +1,83 @@
+"""``make bench``: Tollgate with everything on against a bare passthrough, round by round on the same cores.
+
+Each round measures the baseline and then Tollgate with the same load, so a noisy neighbour disturbs both; the
+verdict is the median of the rounds' ratios. The exit code is 1 when a floor is not held or an answer was broken.
+"""
+
+import argparse
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench.processes import (
+    Server,
+    compile_tools,
+    running,
+    start_baseline,
+    start_redis,
+    start_tollgate,
+    start_upstream,
+)
+from bench.report import as_json, machine, markdown, write_docs
+from bench.scenarios import SCENARIOS, Result, Scenario, measure
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement, after a warm-up")
+    parser.add_argument("--quick", action="store_true", help="two rounds of 1.5 s: a look, not a measurement")
+    parser.add_argument("--only", choices=[scenario.name for scenario in SCENARIOS], help="one load")
+    parser.add_argument("--json", type=Path, help="write everything that was measured to this file")
+    parser.add_argument("--write-docs", action="store_true", help="update docs/performance.md")
+    parser.add_argument("--self-test", action="store_true", help="baseline against itself: the ratios must be near 1")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds, arguments.seconds = 2, 1.5
+    return arguments
+
+
+def _measure_in_turn(
+    scenario: Scenario, baseline: Server, tollgate: Server, key: str, arguments: argparse.Namespace
+) -> Result:
+    result = Result(scenario, [], [])
+    seconds = arguments.seconds
+    warmup = 1.5 if scenario.interval_us else 0.5  # paced: until every stream has begun
+    for number in range(arguments.rounds):
+        print(f"{scenario.name}: round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
+        result.baseline.append(measure(scenario, baseline, "none", seconds, warmup))
+        result.tollgate.append(measure(scenario, tollgate, key, seconds, warmup))
+    return result
+
+
+def main() -> int:
+    """Run, report, judge."""
+    arguments = _arguments()
+    compile_tools()
+    with ExitStack() as stack:
+        upstream = stack.enter_context(running(start_upstream()))
+        baseline = stack.enter_context(running(start_baseline(upstream)))
+        if arguments.self_test:
+            tollgate, key = stack.enter_context(running(start_baseline(upstream, "baseline-2"))), "none"
+        else:
+            redis = stack.enter_context(running(start_redis()))
+            server, key = start_tollgate(upstream, redis)
+            tollgate = stack.enter_context(running(server))
+        results = [
+            _measure_in_turn(scenario, baseline, tollgate, key, arguments)
+            for scenario in SCENARIOS
+            if arguments.only in (None, scenario.name)
+        ]
+    print(f"\n{machine()}\n\n{markdown(results)}\n")
+    if arguments.json:
+        arguments.json.write_text(as_json(results))
+    if arguments.write_docs:
+        write_docs(results, arguments.rounds, arguments.seconds)
+    problems = [problem for result in results if (problem := result.problem())]
+    for problem in problems:
+        print(f"not good enough: {problem}")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
