@@ -1,8 +1,7 @@
 """The mixed calls of the campaign, made with the official OpenAI SDK, and what a customer sees of each.
 
-A kind is one way to call; each kind has an account of its own, so that the ledger can be held against it.
-Here a call is made and looked at from the client's side only: nothing is compared with the ledger or the
-engine.
+A kind is one way to call; each kind has an account of its own, so that the ledger can be held against it. Here a call
+is made and looked at from the client's side only: nothing is compared with the ledger or the engine.
 """
 
 import asyncio
@@ -26,9 +25,7 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
-HANDBOOK = (
-    "You answer for the lighthouse keepers. " + "Keep the lamp lit, the log dry and the horn loud. " * 24
-)
+HANDBOOK = "You answer for the lighthouse keepers. " + "Keep the lamp lit, the log dry and the horn loud. " * 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +118,7 @@ FINISHED = (
         stream=True,
         more=tokens(5, 60, stream_options={"include_usage": True, "continuous_usage_stats": True}),
     ),
-    Kind(
-        "long-completion-tokens", "LONG", more=lambda random: {"max_completion_tokens": random.randint(5, 80)}
-    ),
+    Kind("long-completion-tokens", "LONG", more=lambda random: {"max_completion_tokens": random.randint(5, 80)}),
     Kind("long-stop", "LONG", more=stop_word),
     Kind("long-stop-stream", "LONG", stream=True, usage=False, more=stop_word),
     Kind("rand", "RAND", more=fixed(temperature=1.0), weight=2),
@@ -268,9 +263,7 @@ def complaints(outcome: Outcome, body: dict) -> list[str]:
         f"{outcome.usage_chunks} chunks with usage": (
             outcome.usage_chunks > 2 if continuous else outcome.usage_chunks == bare
         ),
-        f"usage is {usage}, the script says {scripted}": (
-            usage is None or usage.completion_tokens == scripted
-        ),
+        f"usage is {usage}, the script says {scripted}": (usage is None or usage.completion_tokens == scripted),
         f"{outcome.logprobs} logprobs, the script says {scripted}": (
             not body.get("logprobs") or outcome.logprobs == scripted
         ),

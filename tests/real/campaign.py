@@ -2,11 +2,10 @@
 
 Usage: campaign.py [--direct] [--write-docs] (run.sh installs the engine first). Exits 1 on any mismatch.
 
-Each phase lies between two moments at which the engine is idle, so that the difference of its /metrics is
-what the phase cost: calls that finish; calls with several choices (the engine's prompt counter takes the
-prompt once for each); streams that their clients leave, many at once and then one by one, which bounds each
-of them alone; and calls without a stream whose clients leave, which run to their end. Random choices come
-from a seed.
+Each phase lies between two moments at which the engine is idle, so that the difference of its /metrics is what the
+phase cost: calls that finish; calls with several choices (the engine's prompt counter takes the prompt once for
+each); streams that their clients leave, many at once and then one by one, which bounds each of them alone; and calls
+without a stream whose clients leave, which run to their end. Random choices come from a seed.
 """
 
 import argparse
@@ -35,6 +34,7 @@ from report import (
     finished_checks,
     kinds_table,
     left_checks,
+    price_checks,
     shown_usage,
     summary_table,
     waiting_checks,
@@ -115,9 +115,7 @@ class Campaign:
     async def one(self, kind: Kind, body: dict, leave_after: int | None) -> Outcome:
         """One call, when its turn comes."""
         async with self.concurrency:
-            return await call(
-                self.client(kind), kind, body, headers=self.books.headers, leave_after=leave_after
-            )
+            return await call(self.client(kind), kind, body, headers=self.books.headers, leave_after=leave_after)
 
     async def rows(self, outcomes: list[Outcome]) -> list[Row]:
         """The outcomes by kind, with what the books hold of each."""
@@ -187,7 +185,8 @@ class Campaign:
             *(*left_checks(left), *left_checks(alone), *one_by_one),
             *waiting_checks(waiting),
         ]
-        return [finish, several, left, alone, waiting], checks
+        phases = [finish, several, left, alone, waiting]
+        return phases, [*checks, *(check for phase in phases for check in price_checks(phase))]
 
 
 def final_checks(phases: list[Phase], gateway: Gateway) -> Iterable[Check]:
@@ -195,9 +194,7 @@ def final_checks(phases: list[Phase], gateway: Gateway) -> Iterable[Check]:
     for phase in phases:
         for row in phase.rows:
             name, last = row.kind.name, gateway.ledger(row.kind.name)
-            yield Check(
-                phase.title, f"{name}, {row.ledger} and after the stop {last}", holds=last == row.ledger
-            )
+            yield Check(phase.title, f"{name}, {row.ledger} and after the stop {last}", holds=last == row.ledger)
 
 
 def run(options: argparse.Namespace) -> tuple[list[Phase], list[Check]]:
@@ -239,9 +236,7 @@ def engine_version() -> str:
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The options, and the command that they make."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--direct", action="store_true", help="no gateway: the engine against its own counters"
-    )
+    parser.add_argument("--direct", action="store_true", help="no gateway: the engine against its own counters")
     parser.add_argument("--calls", type=int, default=300, help="finished calls")
     parser.add_argument("--left", type=int, default=60, help="streams that are left")
     parser.add_argument("--concurrency", type=int, default=12)

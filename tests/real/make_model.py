@@ -1,14 +1,12 @@
 """Makes the tiny `scripted` model: a Llama whose weights are a table of which token may follow which.
 
-Usage: make_model.py FOLDER (needs torch, tokenizers, transformers; takes a second; the same bytes each
-time).
+Usage: make_model.py FOLDER (needs torch, tokenizers, transformers; takes a second; the same bytes each time).
 
-How it works: a token's embedding is the unit vector of its own id, attention and feed-forward are all zero,
-so the last hidden state still says which token was read; the output layer then holds, in that token's
-column, a large number for each token that may follow. Sampling picks evenly among those. The chat template
-looks for a word in the last user message and ends the prompt with that answer's opening token. Text is read
-one byte a token (no merges), so that prompts tokenize without a trained vocabulary; answers have tokens of
-their own.
+How it works: a token's embedding is the unit vector of its own id, attention and feed-forward are all zero, so the
+last hidden state still says which token was read; the output layer then holds, in that token's column, a large number
+for each token that may follow. Sampling picks evenly among those. The chat template looks for a word in the last user
+message and ends the prompt with that answer's opening token. Text is read one byte a token (no merges), so that
+prompts tokenize without a trained vocabulary; answers have tokens of their own.
 """
 
 import sys
@@ -175,9 +173,7 @@ def main() -> None:
     vocabulary = make_vocabulary()
     tokenizer, model = make_tokenizer(vocabulary), make_model(vocabulary)
     check(model, tokenizer)
-    model.generation_config.update(
-        do_sample=False, eos_token_id=vocabulary[END], pad_token_id=vocabulary[PAD]
-    )
+    model.generation_config.update(do_sample=False, eos_token_id=vocabulary[END], pad_token_id=vocabulary[PAD])
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
 

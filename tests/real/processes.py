@@ -1,7 +1,7 @@
 """The two servers of the campaign, a real vLLM and `tollgate serve`, and what is read from each.
 
-Every wait is bounded, every child is ended by its own id, and both listen on 127.0.0.1 only. Nothing here
-knows what a call is, or compares anything.
+Every wait is bounded, every child is ended by its own id, and both listen on 127.0.0.1 only. Nothing here knows what
+a call is, or compares anything.
 """
 
 import asyncio
@@ -228,9 +228,7 @@ class Gateway:
             check=False,
         )
         if done.returncode:
-            raise CampaignError(
-                f"tollgate {' '.join(words)} exits {done.returncode}:\n{done.stdout}{done.stderr}"
-            )
+            raise CampaignError(f"tollgate {' '.join(words)} exits {done.returncode}:\n{done.stdout}{done.stderr}")
         return done.stdout
 
     def open_account(self, name: str) -> str:

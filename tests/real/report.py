@@ -5,11 +5,13 @@ No I/O but write_docs, which replaces the marked section of one file.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 from calls import Kind, Outcome
 from processes import Counters, Ledger
 
+INPUT_EUR, OUTPUT_EUR = Decimal("1.80"), Decimal("8.00")  # a million tokens, as documented
 SEEN_TO_GENERATED = "output seen, in ledger, generated"
 BEGIN, FINISH = "<!-- results: begin -->", "<!-- results: end -->"
 
@@ -139,6 +141,15 @@ def waiting_checks(phase: Phase) -> Iterable[Check]:
     yield equal(phase.title, "input, ledger and engine", phase.prompt_as_engine, phase.engine.prompt)
     yield equal(phase.title, "output, ledger and engine", phase.generated, phase.engine.generated)
     yield equal(phase.title, "output, ledger and max_tokens", phase.generated, phase.asked)
+
+
+def price_checks(phase: Phase) -> Iterable[Check]:
+    """The month of each account costs what its tokens cost at the documented prices, exactly."""
+    for row in phase.rows:
+        ledger = row.ledger
+        due = (ledger.prompt * INPUT_EUR + ledger.generated * OUTPUT_EUR) / 1_000_000
+        what = f"{row.kind.name}, euros in ledger and due: {ledger.cost_eur} and {due}"
+        yield Check(phase.title, what, holds=Decimal(ledger.cost_eur) == due)
 
 
 def shown_usage(outcomes: list[Outcome]) -> Ledger:

@@ -1,9 +1,8 @@
 """The script of the `scripted` model: which word of the last user message picks which answer, token by token.
 
-Data and counting only, standard library only: make_model.py turns it into weights with torch, while
-campaign.py counts with it, in the project's own environment, what a model that knows nothing else must have
-generated. One string in a tuple is one token; a token belongs to one answer only, because the model looks
-back at a single token.
+Data and counting only, standard library only: make_model.py turns it into weights with torch, while campaign.py
+counts with it, in the project's own environment, what a model that knows nothing else must have generated. One string
+in a tuple is one token; a token belongs to one answer only, because the model looks back at a single token.
 """
 
 END = "<|end|>"
