@@ -62,9 +62,7 @@ CALLS: Final = Described(
     (*_CALL, "status", "outcome"),
     "Calls that ended, by the status they were answered with.",
 )
-IN_FLIGHT: Final = Described(
-    "tollgate_calls_in_flight", Kind.GAUGE, (), "Calls that have begun and not ended."
-)
+IN_FLIGHT: Final = Described("tollgate_calls_in_flight", Kind.GAUGE, (), "Calls that have begun and not ended.")
 DURATION: Final = Described(
     "tollgate_call_duration_seconds",
     Kind.HISTOGRAM,
@@ -92,9 +90,7 @@ CHARGED_CALLS: Final = Described(
 TOKENS: Final = Described(
     "tollgate_tokens_total", Kind.COUNTER, _USED, "Tokens charged, by usage type and price class."
 )
-EUROS: Final = Described(
-    "tollgate_euros_total", Kind.COUNTER, _USED, "Euros charged, by usage type and price class."
-)
+EUROS: Final = Described("tollgate_euros_total", Kind.COUNTER, _USED, "Euros charged, by usage type and price class.")
 AUDIO_MINUTES: Final = Described(
     "tollgate_audio_minutes_total",
     Kind.COUNTER,
@@ -164,25 +160,25 @@ COUNTED: Final = (
 
 WATCHED: Final = (
     Described("tollgate_ready", Kind.GAUGE, (), "1 when every check of /readyz passes.", Merge.SMALLEST),
+    Described("tollgate_ready_check", Kind.GAUGE, ("check",), "1 when this check of /readyz passes.", Merge.SMALLEST),
+    Described("tollgate_outbox_entries", Kind.GAUGE, (), "Entries in the outbox that the ledger does not have yet."),
     Described(
-        "tollgate_ready_check", Kind.GAUGE, ("check",), "1 when this check of /readyz passes.", Merge.SMALLEST
-    ),
-    Described(
-        "tollgate_outbox_depth", Kind.GAUGE, (), "Entries in the outbox that the ledger does not have yet."
-    ),
-    Described(
-        "tollgate_outbox_age_seconds",
+        "tollgate_outbox_oldest_age_seconds",
         Kind.GAUGE,
         (),
-        "Age of the oldest entry in the outbox; 0 when it is empty.",
+        "Age of the oldest of them; 0: there is none.",
         Merge.LARGEST,
     ),
     Described(
-        "tollgate_ledger_shipped_total",
+        "tollgate_ledger_shipped_entries_total", Kind.COUNTER, (), "Entries that the shipper has handed to the ledger."
+    ),
+    Described(
+        "tollgate_ledger_refused_entries_total",
         Kind.COUNTER,
         (),
-        "Entries that the shipper has handed to the ledger.",
+        "Entries that the ledger would not take; they are kept.",
     ),
+    Described("tollgate_holds", Kind.GAUGE, (), "Calls whose hold is not settled yet."),
     Described(
         "tollgate_limiter_degraded",
         Kind.GAUGE,
@@ -191,30 +187,24 @@ WATCHED: Final = (
         Merge.LARGEST,
     ),
     Described(
-        "tollgate_directory_age_seconds",
-        Kind.GAUGE,
-        (),
-        "Time since accounts and keys were last read.",
-        Merge.LARGEST,
+        "tollgate_directory_age_seconds", Kind.GAUGE, (), "Time since accounts and keys were last read.", Merge.LARGEST
     ),
     Described(
         "tollgate_settings_reloads_total",
         Kind.COUNTER,
         ("result",),
-        "Reloads of the settings, by result: ok or failed.",
+        "Reloads of the settings, by result: taken or refused.",
     ),
+    Described("tollgate_upstream_in_flight_calls", Kind.GAUGE, ("upstream",), "Calls that an upstream is answering."),
     Described(
-        "tollgate_upstream_in_flight", Kind.GAUGE, ("upstream",), "Calls that an upstream is answering."
-    ),
-    Described(
-        "tollgate_upstream_alive",
+        "tollgate_upstream_suspect",
         Kind.GAUGE,
         ("upstream",),
-        "0 when the upstream is known to be dead.",
-        Merge.SMALLEST,
+        "1 while an upstream has failed and not been seen well since.",
+        Merge.LARGEST,
     ),
     Described(
-        "tollgate_call_log_dropped_total",
+        "tollgate_call_log_dropped_lines_total",
         Kind.COUNTER,
         (),
         "Lines of the call log dropped because its sink was blocked.",
@@ -225,9 +215,7 @@ WATCHED: Final = (
 _PROCESS = (
     Described("process_virtual_memory_bytes", Kind.GAUGE, (), "Virtual memory size."),
     Described("process_resident_memory_bytes", Kind.GAUGE, (), "Resident memory size."),
-    Described(
-        "process_start_time_seconds", Kind.GAUGE, (), "Start of the process, Unix seconds.", Merge.SMALLEST
-    ),
+    Described("process_start_time_seconds", Kind.GAUGE, (), "Start of the process, Unix seconds.", Merge.SMALLEST),
     Described("process_cpu_seconds_total", Kind.COUNTER, (), "User and system CPU time."),
     Described("process_max_fds", Kind.GAUGE, (), "Largest number of open file descriptors."),
     Described("process_open_fds", Kind.GAUGE, (), "Open file descriptors."),

@@ -123,9 +123,7 @@ class RepeatFilter(logging.Filter):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._seen: dict[
-            tuple[str, str], list[float]
-        ] = {}  # period's start, lines let through, lines kept back
+        self._seen: dict[tuple[str, str], list[float]] = {}  # period's start, lines let through, lines kept back
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Decide about one record; an event is told by its logger and its text before anything is filled in."""

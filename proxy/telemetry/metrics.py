@@ -138,7 +138,7 @@ class Metrics:
         """Count a call in flight; every one is followed by ``call_ended``."""
         self._in_flight += 1
 
-    def call_ended(  # noqa: PLR0917
+    def call_ended(
         self,
         endpoint: str,
         model: str,
@@ -172,7 +172,7 @@ class Metrics:
         if overhead_s is not None:
             cells.overhead.observe(overhead_s)
 
-    def charged(  # noqa: PLR0917
+    def charged(
         self,
         endpoint: str,
         model: str,
@@ -272,9 +272,7 @@ class Metrics:
             catalogue.EUROS, (((usage, *key), cell.cost_pico / PICO_PER_EURO) for usage, key, cell in used)
         )
         yield from families.values(catalogue.AUDIO_MINUTES, ((key, cell.amount) for key, cell in audio))
-        yield from families.values(
-            catalogue.ESTIMATED_TOKENS, ((key, cell.amount_estimated) for key, cell in tokens)
-        )
+        yield from families.values(catalogue.ESTIMATED_TOKENS, ((key, cell.amount_estimated) for key, cell in tokens))
         yield from families.values(
             catalogue.ESTIMATED_AUDIO_MINUTES, ((key, cell.amount_estimated) for key, cell in audio)
         )
@@ -306,9 +304,7 @@ class Metrics:
         if cells is None:
             used = self._used.get((model, tier, tariff_class))
             if used is None:
-                used = self._used[model, tier, tariff_class] = {
-                    usage_type: _Used() for usage_type in UsageType
-                }
+                used = self._used[model, tier, tariff_class] = {usage_type: _Used() for usage_type in UsageType}
             cells = self._charges[endpoint, model, tier, tariff_class] = _ChargeCells(used)
         return cells
 

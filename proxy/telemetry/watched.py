@@ -34,9 +34,7 @@ class Watched:
         """
         self._name(name, help_text)
         singles = self._singles.setdefault(name, [])
-        if name in self._each or any(
-            dict(labels) == others or labels.keys() != others.keys() for others, _ in singles
-        ):
+        if name in self._each or any(dict(labels) == others or labels.keys() != others.keys() for others, _ in singles):
             raise ValueError(f"{name} is watched already with these labels, or with others")
         singles.append((dict(sorted(labels.items())), read))
 
@@ -65,9 +63,7 @@ class Watched:
             yield from families.values(self._described(name, tuple(singles[0][0])), known)
         for name, (label, read) in self._each.items():
             every = list(self._every(read).items())[:EACH_MAX]
-            yield from families.values(
-                self._described(name, (label,)), [((key,), value) for key, value in every]
-            )
+            yield from families.values(self._described(name, (label,)), [((key,), value) for key, value in every])
         yield from families.values(WATCH_FAILURES, [((), self._failures)])
 
     def _described(self, name: str, labels: tuple[str, ...]) -> Described:

@@ -19,7 +19,9 @@ def value(source: Metrics | bytes, name: str, **labels: str) -> float | None:
     """The value of the one sample with this name and these labels (``class_`` for ``class``); None: there is none."""
     wanted = {label.rstrip("_"): text for label, text in labels.items()}
     text = source.render() if isinstance(source, Metrics) else source
-    found = [sample.value for sample in samples(text) if sample.name == name and wanted.items() <= sample.labels.items()]
+    found = [
+        sample.value for sample in samples(text) if sample.name == name and wanted.items() <= sample.labels.items()
+    ]
     assert len(found) <= 1, f"{name} with {wanted} names {len(found)} samples"
     return found[0] if found else None
 

@@ -1,5 +1,7 @@
 """What the admin listener answers."""
 
+from typing import Self
+
 import aiohttp
 import pytest
 from aiohttp import web
@@ -19,7 +21,7 @@ class Process:
         self.draining = False
         self.options: dict[str, object] = {}
 
-    async def __aenter__(self) -> "Process":
+    async def __aenter__(self) -> Self:
         self.server = AdminServer(
             "127.0.0.1:0", self.metrics, lambda: self.checks, draining=lambda: self.draining, **self.options
         )
@@ -112,9 +114,11 @@ async def test_other_rooms_add_routes():
 async def test_a_unix_socket_serves_as_well(tmp_path):
     server = AdminServer(f"unix:{tmp_path / 'admin.sock'}", Metrics(), dict)
     await server.start()
-    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(tmp_path / "admin.sock"))) as client:
-        async with client.get("http://admin/healthz") as answer:
-            assert answer.status == 200
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(tmp_path / "admin.sock"))) as client,
+        client.get("http://admin/healthz") as answer,
+    ):
+        assert answer.status == 200
     await server.close()
 
 

@@ -17,7 +17,9 @@ KEY = format_key(bytes(range(32)))
 
 
 def line(call_id: str = "c1", **fields: object) -> CallLine:
-    return CallLine(call_id=call_id, endpoint="/v1/chat/completions", status=200, outcome="finished", duration_ms=12.5, **fields)
+    return CallLine(
+        call_id=call_id, endpoint="/v1/chat/completions", status=200, outcome="finished", duration_ms=12.5, **fields
+    )
 
 
 class BlockedSink(io.RawIOBase):

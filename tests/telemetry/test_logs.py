@@ -38,13 +38,25 @@ def lines(stream: io.StringIO) -> list[dict[str, object]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
+def raised(failure: Exception) -> Exception:
+    """The same failure with the traceback of having been raised."""
+    with pytest.raises(type(failure)) as caught:
+        raise failure
+    return caught.value
+
+
 def test_an_event_is_one_json_line(stream):
     structlog.get_logger("proxy.ledger").warning("ledger away", attempt=3, wait_s=0.5)
 
     (line,) = lines(stream)
     assert list(line) == ["ts", "level", "logger", "event", "attempt", "wait_s"]
     assert line["ts"].endswith("Z")
-    assert (line["level"], line["logger"], line["event"], line["attempt"]) == ("warning", "proxy.ledger", "ledger away", 3)
+    assert (line["level"], line["logger"], line["event"], line["attempt"]) == (
+        "warning",
+        "proxy.ledger",
+        "ledger away",
+        3,
+    )
 
 
 def test_a_library_s_log_is_a_line_of_the_same_form(stream):
@@ -84,10 +96,7 @@ def test_configuring_again_replaces_what_was_there(stream):
 
 
 def test_a_failure_is_logged_with_its_traceback_on_one_line(stream):
-    try:
-        raise ConnectionError(f"refused with {KEY}")
-    except ConnectionError as exc:
-        log_failure("commit", exc)
+    log_failure("commit", raised(ConnectionError(f"refused with {KEY}")))
 
     (line,) = lines(stream)
     assert line["where"] == "commit"
@@ -145,19 +154,24 @@ def test_no_secret_reaches_a_line(text, render_json):
     message = text.format(**SECRETS)
     log = structlog.get_logger("proxy")
     log.info(message)
-    log.info("field", text=message, raw=message.encode(), nested={"deep": [{"deeper": (message,)}]}, failure=ValueError(message))
+    log.info(
+        "field",
+        text=message,
+        raw=message.encode(),
+        nested={"deep": [{"deeper": (message,)}]},
+        failure=ValueError(message),
+    )
     logging.getLogger("redis").warning("says %s", message)
-    try:
-        raise RuntimeError(message)
-    except RuntimeError:
-        log.exception("failed")
+    log.error("failed", exc_info=raised(RuntimeError(message)))
 
     written = stream.getvalue()
     assert [name for name, secret in SECRETS.items() if secret in written or json.dumps(secret)[1:-1] in written] == []
     assert "redacted" in written
 
 
-@pytest.mark.parametrize("name", ["Authorization", "api_key", "X-API-Key", "password", "key", "token", "messages", "prompt", "body"])
+@pytest.mark.parametrize(
+    "name", ["Authorization", "api_key", "X-API-Key", "password", "key", "token", "messages", "prompt", "body"]
+)
 def test_what_has_the_name_of_a_secret_or_of_content_is_not_written(stream, name):
     structlog.get_logger("proxy").info("call", **{name: "whatever"}, headers={name: "whatever"})
 

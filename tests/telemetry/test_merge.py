@@ -16,8 +16,8 @@ def worker(*durations_s: float, depth: float = 0, age_s: float = 0, ready: float
         metrics.call_began()
         metrics.call_ended(CHAT, model, "tier1", 200, "finished", duration_s)
         metrics.charged(CHAT, model, "tier1", charge((UsageType.INPUT, 10, 10**9)), TariffClass.STANDARD)
-    metrics.watch("tollgate_outbox_depth", "", lambda: depth)
-    metrics.watch("tollgate_outbox_age_seconds", "", lambda: age_s)
+    metrics.watch("tollgate_outbox_entries", "", lambda: depth)
+    metrics.watch("tollgate_outbox_oldest_age_seconds", "", lambda: age_s)
     metrics.watch("tollgate_ready", "", lambda: ready)
     return metrics.render()
 
@@ -37,13 +37,13 @@ def test_counters_histograms_and_flights_are_summed():
     assert value(merged, "tollgate_call_duration_seconds_bucket", le="+Inf") == 3
     assert value(merged, "tollgate_call_duration_seconds_count") == 3
     assert value(merged, "tollgate_tokens_total", type="input") == 30
-    assert value(merged, "tollgate_outbox_depth") == 9
+    assert value(merged, "tollgate_outbox_entries") == 9
 
 
 def test_the_oldest_age_counts_and_the_least_ready_worker():
     merged = merge([worker(age_s=3, ready=1), worker(age_s=11, ready=0), worker(age_s=5, ready=1)])
 
-    assert value(merged, "tollgate_outbox_age_seconds") == 11
+    assert value(merged, "tollgate_outbox_oldest_age_seconds") == 11
     assert value(merged, "tollgate_ready") == 0
 
 

@@ -35,7 +35,12 @@ def test_calls_are_counted_by_everything_that_describes_them(metrics):
     end(metrics)
     end(metrics, status=429)
 
-    assert value(metrics, "tollgate_calls_total", endpoint=CHAT, model=MODEL, tier="tier1", status="200", outcome="finished") == 2
+    assert (
+        value(
+            metrics, "tollgate_calls_total", endpoint=CHAT, model=MODEL, tier="tier1", status="200", outcome="finished"
+        )
+        == 2
+    )
     assert value(metrics, "tollgate_calls_total", status="429") == 1
 
 
@@ -62,7 +67,9 @@ def test_first_token_and_overhead_are_observed_only_where_there_was_one(metrics)
 
 
 def test_a_charge_is_tokens_and_euros_by_type(metrics):
-    metrics.charged(CHAT, MODEL, "tier1", charge((UsageType.INPUT, 15, 1_800_000), (UsageType.OUTPUT, 42, 8_000_000)), STANDARD)
+    metrics.charged(
+        CHAT, MODEL, "tier1", charge((UsageType.INPUT, 15, 1_800_000), (UsageType.OUTPUT, 42, 8_000_000)), STANDARD
+    )
 
     labels = {"class_": "standard", "model": MODEL, "tier": "tier1"}
     assert value(metrics, "tollgate_tokens_total", type="input", **labels) == 15
@@ -172,7 +179,11 @@ def test_only_the_accounts_that_spent_most_become_series():
     for number in range(500):
         metrics.charged(CHAT, MODEL, "tier1", charge((UsageType.INPUT, number, 10**9)), STANDARD, f"account-{number}")
 
-    shown = {sample.labels["account"]: sample.value for sample in samples(metrics.render()) if sample.name == "tollgate_account_euros_total"}
+    shown = {
+        sample.labels["account"]: sample.value
+        for sample in samples(metrics.render())
+        if sample.name == "tollgate_account_euros_total"
+    }
     assert shown == {"account-499": 0.499, "account-498": 0.498, "account-497": 0.497}
 
 
@@ -209,48 +220,50 @@ def test_a_model_of_reloaded_settings_becomes_a_label(metrics):
 
 def test_a_watched_value_is_read_on_scrape(metrics):
     depth = [3]
-    metrics.watch("tollgate_outbox_depth", "", lambda: depth[0])
+    metrics.watch("tollgate_outbox_entries", "", lambda: depth[0])
     depth[0] = 5
 
-    assert value(metrics, "tollgate_outbox_depth") == 5
+    assert value(metrics, "tollgate_outbox_entries") == 5
 
 
 def test_a_watched_total_is_a_counter_with_labels(metrics):
-    metrics.watch("tollgate_settings_reloads_total", "", lambda: 4, {"result": "ok"})
-    metrics.watch("tollgate_settings_reloads_total", "", lambda: 1, {"result": "failed"})
+    metrics.watch("tollgate_settings_reloads_total", "", lambda: 4, {"result": "taken"})
+    metrics.watch("tollgate_settings_reloads_total", "", lambda: 1, {"result": "refused"})
 
-    assert value(metrics, "tollgate_settings_reloads_total", result="ok") == 4
+    assert value(metrics, "tollgate_settings_reloads_total", result="taken") == 4
     assert b"# TYPE tollgate_settings_reloads_total counter\n" in metrics.render()
 
 
 def test_what_is_not_known_is_left_out_and_not_zero(metrics):
-    metrics.watch("tollgate_outbox_age_seconds", "", lambda: None)
+    metrics.watch("tollgate_outbox_oldest_age_seconds", "", lambda: None)
 
-    assert value(metrics, "tollgate_outbox_age_seconds") is None
+    assert value(metrics, "tollgate_outbox_oldest_age_seconds") is None
 
 
 def test_a_reading_that_fails_hides_no_other_and_is_counted(metrics):
-    metrics.watch("tollgate_outbox_depth", "", lambda: 1 / 0)
+    metrics.watch("tollgate_outbox_entries", "", lambda: 1 / 0)
     metrics.watch("tollgate_limiter_degraded", "", lambda: True)
-    metrics.watch_each("tollgate_upstream_alive", "", "upstream", lambda: 1 / 0)
+    metrics.watch_each("tollgate_upstream_suspect", "", "upstream", lambda: 1 / 0)
 
     text = metrics.render()
-    assert value(text, "tollgate_outbox_depth") is None
+    assert value(text, "tollgate_outbox_entries") is None
     assert value(text, "tollgate_limiter_degraded") == 1
     assert value(text, "tollgate_watch_failures_total") == 2
 
 
 def test_a_value_of_each_upstream_is_shown_up_to_a_bound(metrics):
-    metrics.watch_each("tollgate_upstream_in_flight", "", "upstream", lambda: {str(number): number for number in range(1_000)})
+    metrics.watch_each(
+        "tollgate_upstream_in_flight_calls", "", "upstream", lambda: {str(number): number for number in range(1_000)}
+    )
 
-    shown = [sample for sample in samples(metrics.render()) if sample.name == "tollgate_upstream_in_flight"]
+    shown = [sample for sample in samples(metrics.render()) if sample.name == "tollgate_upstream_in_flight_calls"]
     assert len(shown) == 256
     assert shown[7].value == 7
 
 
-@pytest.mark.parametrize("second", [{"result": "ok"}, {"outcome": "ok"}, {}])
+@pytest.mark.parametrize("second", [{"result": "taken"}, {"outcome": "ok"}, {}])
 def test_a_name_is_watched_once_with_the_same_labels_and_never_with_others(metrics, second):
-    metrics.watch("tollgate_settings_reloads_total", "", lambda: 1, {"result": "ok"})
+    metrics.watch("tollgate_settings_reloads_total", "", lambda: 1, {"result": "taken"})
 
     with pytest.raises(ValueError, match="watched already"):
         metrics.watch("tollgate_settings_reloads_total", "", lambda: 1, second)
