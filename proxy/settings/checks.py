@@ -22,7 +22,7 @@ PRICED: Final[Mapping[TariffClass, tuple[UsageType, ...]]] = {
     TariffClass.STANDARD: tuple(UsageType),
     TariffClass.BATCH: (UsageType.INPUT, UsageType.CACHED_INPUT, UsageType.OUTPUT, UsageType.REASONING),
 }
-"""What every price version must price. Rerank and audio have no documented batch price: no batches of them."""
+"""What every price version must price. Rerank and audio have no batch price: no batches of them."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -53,23 +53,16 @@ def check_listeners(document: Document, proxy: ProxySettings) -> None:
 
 
 def check_models(document: Document, models: ModelsFile) -> None:
-    """Check models.yaml: routes and upstreams exist, no name is two models', one source for each key."""
-    for name, upstream in models.upstreams.items():
-        if upstream.api_key_env is not None and upstream.api_key_file is not None:
-            document.add(("upstreams", name, "api_key_file"), "give one of api_key_env and api_key_file")
+    """Check models.yaml: routes and upstreams exist, and no name belongs to two models."""
     known = document.children(("upstreams",))
     owners = dict.fromkeys(document.children(("models",)), "")
     for model_id, model in models.models.items():
-        _check_names(
-            document, (model_id, "endpoints"), model.endpoints, ROUTE_USAGE_TYPES, "documented route"
-        )
+        _check_names(document, (model_id, "endpoints"), model.endpoints, ROUTE_USAGE_TYPES, "documented route")
         _check_names(document, (model_id, "upstreams"), model.upstreams, known, "upstream")
         for at, alias in _placed(document, (model_id, "aliases"), model.aliases):
             owner = owners.setdefault(alias, model_id) or alias
             if owner != model_id:
-                document.add(
-                    ("models", model_id, "aliases", at), f"{alias!r} already names the model {owner!r}"
-                )
+                document.add(("models", model_id, "aliases", at), f"{alias!r} already names the model {owner!r}")
 
 
 def _placed(document: Document, where: tuple[str, str], values: Sequence[str]) -> Iterator[tuple[int, str]]:
@@ -90,9 +83,7 @@ def _check_names(
             document.add(("models", *where, at), message)
 
 
-def check_prices(
-    document: Document, prices: PricesFile, models: Mapping[str, ModelEntry], now_ms: int
-) -> None:
+def check_prices(document: Document, prices: PricesFile, models: Mapping[str, ModelEntry], now_ms: int) -> None:
     """Check prices.yaml: order, unique ids, a version in force, a price for everything, models that exist."""
     placed = list(zip(document.kept[("versions",)], prices.versions, strict=True))
     _check_order(document, placed)
@@ -119,9 +110,7 @@ def _check_order(document: Document, placed: Sequence[tuple[int, PriceVersionEnt
             document.add(("versions", index, "id"), message)
     for (before, earlier), (index, later) in pairwise(placed):
         if later.effective_from <= earlier.effective_from:
-            message = (
-                f"must be later than that of versions[{before}] ({instant_text(earlier.effective_from)})"
-            )
+            message = f"must be later than that of versions[{before}] ({instant_text(earlier.effective_from)})"
             document.add(("versions", index, "effective_from"), message)
 
 
@@ -159,8 +148,7 @@ def _in_force_or_later(
 def check_append_only(document: Document, book: PriceBook, previous: PriceBook, now_ms: int) -> None:
     """Check that the versions which have been in force are still there, and unchanged."""
     present: dict[str, tuple[int, PriceVersion]] = {
-        version.id: (index, version)
-        for index, version in zip(document.kept[("versions",)], book.versions, strict=True)
+        version.id: (index, version) for index, version in zip(document.kept[("versions",)], book.versions, strict=True)
     }
     for version in previous.versions:
         if version.effective_from_ms > now_ms:

@@ -10,7 +10,7 @@ from typing import Final
 
 import yaml
 
-from proxy.settings.mistakes import KeyPath, Mistake, path_text, shown
+from proxy.settings.mistakes import KeyPath, Mistake, masked, path_text
 
 FILE_BYTES_MAX: Final = 4_194_304
 
@@ -82,8 +82,10 @@ class Document:
             return yaml.compose(text, Loader=yaml.SafeLoader) or yaml.compose("{}", Loader=yaml.SafeLoader)
         except yaml.MarkedYAMLError as exc:
             mark = exc.problem_mark or exc.context_mark
-            problem = shown(", ".join(part for part in (exc.context, exc.problem) if part))
-            self.add((), f"not valid YAML: {problem}", place_of(mark) if mark else None)
+            problem = exc.problem or "unreadable"
+            if problem.startswith("but "):  # the sentence begins in the context
+                problem = f"{exc.context}, {problem}"
+            self.add((), f"not valid YAML: {masked(problem)}", place_of(mark) if mark else None)
         except yaml.reader.ReaderError as exc:
             place = (text.count("\n", 0, exc.position) + 1, 1)
             self.add((), "not valid YAML: a character that may not be in a text file", place)

@@ -47,12 +47,8 @@ VARIABLES: Final = {
         Variable("TOLLGATE_STATE_DIR", "state_dir", "Folder of the outbox and of the SQLite ledger."),
         Variable("TOLLGATE_REDIS_URL", "redis_url", "May hold a password.", "redis_url", is_secret=True),
         Variable("TOLLGATE_REDIS_URL_FILE", "redis_url_file", "File that holds the URL.", is_secret=True),
-        Variable(
-            "TOLLGATE_DATABASE_URL", "database_url", "May hold a password.", "database_url", is_secret=True
-        ),
-        Variable(
-            "TOLLGATE_DATABASE_URL_FILE", "database_url_file", "File that holds the URL.", is_secret=True
-        ),
+        Variable("TOLLGATE_DATABASE_URL", "database_url", "May hold a password.", "database_url", is_secret=True),
+        Variable("TOLLGATE_DATABASE_URL_FILE", "database_url_file", "File that holds the URL.", is_secret=True),
         Variable(
             "TOLLGATE_UPSTREAM",
             "",

@@ -46,9 +46,7 @@ class TierEntry(msgspec.Struct, frozen=True):
         Tokens | None,
         Meta(description="Output tokens (reasoning included) in any 86,400 s.", extra={"none": "unlimited"}),
     ]
-    requests: Annotated[int, Meta(ge=1, le=EXACT_MAX, description="Requests in any `requests_window_s`.")] = (
-        1000
-    )
+    requests: Annotated[int, Meta(ge=1, le=EXACT_MAX, description="Requests in any `requests_window_s`.")] = 1000
     requests_window_s: Annotated[
         int, Meta(ge=1, le=86_400, description="Length of the window for requests, in seconds.")
     ] = 60
@@ -71,9 +69,7 @@ class Rates(msgspec.Struct, frozen=True):
         EurosPerMillion | None, Meta(description="Euros per million input tokens found in a cache.")
     ] = None
     output: Annotated[EurosPerMillion | None, Meta(description="Euros per million output tokens.")] = None
-    reasoning: Annotated[EurosPerMillion | None, Meta(description="Euros per million reasoning tokens.")] = (
-        None
-    )
+    reasoning: Annotated[EurosPerMillion | None, Meta(description="Euros per million reasoning tokens.")] = None
     rerank: Annotated[EurosPerMillion | None, Meta(description="Euros per million reranked tokens.")] = None
     audio_minutes: Annotated[
         Euros | None, Meta(description="Euros per started minute of audio (a minute, not a million).")
@@ -90,12 +86,8 @@ class ModelRates(msgspec.Struct, frozen=True):
 class PriceVersionEntry(msgspec.Struct, frozen=True):
     """The prices from one instant on, until the next version begins."""
 
-    id: Annotated[
-        Label, Meta(description="Name that every ledger entry carries: unique, and never used again.")
-    ]
-    effective_from: Annotated[
-        Instant, Meta(description="From when on it holds, with the offset from UTC written out.")
-    ]
+    id: Annotated[Label, Meta(description="Name that every ledger entry carries: unique, and never used again.")]
+    effective_from: Annotated[Instant, Meta(description="From when on it holds, with the offset from UTC written out.")]
     standard: Annotated[Rates, Meta(description="Standard prices: all six usage types must be there.")]
     batch: Annotated[
         Rates,
@@ -127,9 +119,9 @@ class UpstreamEntry(msgspec.Struct, frozen=True):
             extra={"form": "base_url"},
         ),
     ]
-    engine: Annotated[
-        Engine, Meta(description="The server software: it decides how usage is read off an answer.")
-    ] = Engine.VLLM
+    engine: Annotated[Engine, Meta(description="The server software: it decides how usage is read off an answer.")] = (
+        Engine.VLLM
+    )
     api_key_env: Annotated[
         str | None,
         Meta(
@@ -170,9 +162,9 @@ class ModelEntry(msgspec.Struct, frozen=True):
     ] = None
     aliases: Annotated[tuple[ModelName, ...], Meta(description="Other names that it answers to.")] = ()
     owned_by: Annotated[str, Meta(min_length=1, description="Shown by `GET /v1/models`.")] = "CloudTemple"
-    created: Annotated[
-        int, Meta(ge=0, le=EXACT_MAX, description="Unix seconds, shown by `GET /v1/models`.")
-    ] = 1749110897
+    created: Annotated[int, Meta(ge=0, le=EXACT_MAX, description="Unix seconds, shown by `GET /v1/models`.")] = (
+        1749110897
+    )
 
 
 class ModelsFile(msgspec.Struct, frozen=True):

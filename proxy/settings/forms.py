@@ -75,7 +75,7 @@ def base_url(text: str) -> str:
     """Return an upstream's base URL without a closing slash or ``/v1`` (routes bring their own)."""
     parts = _split_url(text, ("http", "https"), "a URL such as http://10.0.0.5:8000")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("a URL without user and password (a key goes into api_key_env or api_key_file)")
+        raise ValueError("a URL without user and password (a key has a setting of its own)")
     if parts.query or parts.fragment:
         raise ValueError("a URL without query and fragment")
     path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
@@ -95,6 +95,12 @@ def database_url(text: str) -> str:
     expected = "a URL such as postgresql://tollgate@db.example/tollgate or sqlite:///path"
     _split_url(text, ("postgresql",), expected)
     return text
+
+
+def holds_password(url: str) -> bool:
+    """Whether a sound URL of a store holds a password, in front of its host or in its query."""
+    parts = urlsplit(url)
+    return bool(parts.password) or "password=" in parts.query.lower()
 
 
 def _split_url(text: str, schemes: tuple[str, ...], expected: str) -> SplitResult:

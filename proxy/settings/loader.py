@@ -4,6 +4,7 @@ What belongs here: the order of reading, and the steps from the files' shapes to
 uses. What does not: types (walker.py), checks between settings (checks.py), the variables (environment.py).
 """
 
+import difflib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,8 @@ from proxy.settings import checks
 from proxy.settings.document import Document
 from proxy.settings.environment import VARIABLES, Environment, checked_api_key, secret_from_file
 from proxy.settings.files import ModelsFile, PricesFile, Rates, TiersFile, UpstreamEntry
-from proxy.settings.mistakes import Mistake, SettingsError, did_you_mean, masked
+from proxy.settings.forms import holds_password
+from proxy.settings.mistakes import Mistake, SettingsError
 from proxy.settings.types import ProxySettings, Settings
 from proxy.settings.walker import read
 
@@ -34,6 +36,7 @@ ONE_UPSTREAM: Final = "upstream"
 """Name of the upstream that TOLLGATE_UPSTREAM makes."""
 
 _NS_PER_MS: Final = 1_000_000
+_NEAR: Final = 0.85  # likeness from which on a file's name counts as misspelt
 T = TypeVar("T")
 
 
@@ -55,9 +58,7 @@ def load_settings(
     Raises:
         SettingsError: it holds mistakes; the error carries all of them.
     """
-    return _Loading(config_dir, environ, time.time_ns() // _NS_PER_MS if now_ms is None else now_ms).run(
-        previous
-    )
+    return _Loading(config_dir, environ, time.time_ns() // _NS_PER_MS if now_ms is None else now_ms).run(previous)
 
 
 class _Loading:
@@ -98,11 +99,12 @@ class _Loading:
 
     def _misnamed_files(self) -> list[Mistake]:
         """Report files such as proxy.yml or tier.yaml, which would be overlooked in silence."""
-        names = sorted(path.name for path in self._folder.iterdir() if path.suffix in (".yaml", ".yml"))
+        stems = {name.removesuffix(".yaml"): name for name in FILES}
+        strays = [path for path in sorted(self._folder.iterdir()) if path.name not in FILES]
         return [
-            Mistake(str(self._folder / name), None, "", f"not a file that is read{near}")
-            for name in names
-            if name not in FILES and (near := did_you_mean(name, FILES))
+            Mistake(str(path), None, "", f"not a file that is read: its name is nearly {stems[near[0]]}")
+            for path in strays
+            if path.suffix in {".yaml", ".yml"} and (near := difflib.get_close_matches(path.stem, stems, 1, _NEAR))
         ]
 
     def _proxy(self) -> ProxySettings:
@@ -120,9 +122,7 @@ class _Loading:
             if value is not None:
                 changes[name] = value
         for name in ("redis_url", "database_url"):
-            changes[name] = self._environment.value_or_file(f"TOLLGATE_{name.upper()}") or self._store_url(
-                proxy, name
-            )
+            changes[name] = self._environment.value_or_file(f"TOLLGATE_{name.upper()}") or self._store_url(proxy, name)
         proxy = msgspec.structs.replace(proxy, **changes)
         if not document.mistakes and not self._environment.mistakes:
             checks.check_listeners(document, proxy)
@@ -133,9 +133,9 @@ class _Loading:
         document = self._documents["proxy.yaml"]
         url: str | None = getattr(proxy, name)
         file: str | None = getattr(proxy, f"{name}_file")
-        if url is not None and masked(url) != url:
+        if url is not None and holds_password(url):
             variable = f"TOLLGATE_{name.upper()}"
-            document.add((name,), f"a user or password is not written here: use {variable} or {name}_file")
+            document.add((name,), f"a password is not written here: use {variable} or {name}_file")
         if file is None:
             return url
         if url is not None:
@@ -193,7 +193,9 @@ class _Loading:
         key: str | None = None
         source = "api_key_file" if entry.api_key_file is not None else "api_key_env"
         try:
-            if entry.api_key_file is not None:
+            if entry.api_key_file is not None and entry.api_key_env is not None:
+                document.add(("upstreams", name, source), "give one of api_key_env and api_key_file")
+            elif entry.api_key_file is not None:
                 key = checked_api_key(secret_from_file(self._folder / entry.api_key_file))
             elif entry.api_key_env is not None:
                 key = checked_api_key(self._environment.secret(entry.api_key_env))

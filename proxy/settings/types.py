@@ -22,20 +22,16 @@ class Timeouts(msgspec.Struct, frozen=True):
     """How long the proxy waits, in seconds."""
 
     connect_s: Annotated[float, Meta(gt=0, description="To open a connection to an upstream.")] = 5.0
-    first_byte_s: Annotated[
-        float, Meta(gt=0, description="From the request to the first byte of the answer.")
-    ] = 600.0
+    first_byte_s: Annotated[float, Meta(gt=0, description="From the request to the first byte of the answer.")] = 600.0
     idle_s: Annotated[float, Meta(gt=0, description="Between two bytes of an answer.")] = 120.0
-    client_body_s: Annotated[
-        float, Meta(gt=0, description="For a client to send the whole of its request body.")
-    ] = 120.0
+    client_body_s: Annotated[float, Meta(gt=0, description="For a client to send the whole of its request body.")] = (
+        120.0
+    )
     client_stall_s: Annotated[
         float,
         Meta(gt=0, description="For a client that has stopped reading a stream, before it counts as gone."),
     ] = 120.0
-    keepalive_s: Annotated[float, Meta(gt=0, description="Idle time after which connections are closed.")] = (
-        75.0
-    )
+    keepalive_s: Annotated[float, Meta(gt=0, description="Idle time after which connections are closed.")] = 75.0
     drain_s: Annotated[float, Meta(gt=0, description="For calls in flight to end after SIGTERM.")] = 30.0
 
 
@@ -45,9 +41,9 @@ class Sizes(msgspec.Struct, frozen=True):
     body_bytes_max: Annotated[
         int, Meta(gt=0, description="Largest JSON request body; beyond it the answer is 413.")
     ] = 33_554_432
-    answer_bytes_max: Annotated[
-        int, Meta(gt=0, description="Largest answer that is kept in memory whole.")
-    ] = 67_108_864
+    answer_bytes_max: Annotated[int, Meta(gt=0, description="Largest answer that is kept in memory whole.")] = (
+        67_108_864
+    )
     write_buffer_bytes: Annotated[
         int,
         Meta(gt=0, description="What may wait for a slow reader before the sender is paused, a connection."),
@@ -57,9 +53,7 @@ class Sizes(msgspec.Struct, frozen=True):
 class LimiterSettings(msgspec.Struct, frozen=True):
     """How limits are kept."""
 
-    hold_ttl_s: Annotated[
-        int, Meta(gt=0, description="Life of a hold without a heartbeat.", extra=RESTART)
-    ] = 60
+    hold_ttl_s: Annotated[int, Meta(gt=0, description="Life of a hold without a heartbeat.", extra=RESTART)] = 60
     heartbeat_s: Annotated[
         int,
         Meta(
@@ -93,9 +87,9 @@ class ProxySettings(msgspec.Struct, frozen=True):
     ``redis_url`` and ``database_url`` hold the URL that is used, wherever it came from.
     """
 
-    listen: Annotated[
-        str, Meta(description="Customer listener, host:port.", extra={"form": "listen", **RESTART})
-    ] = "127.0.0.1:8080"
+    listen: Annotated[str, Meta(description="Customer listener, host:port.", extra={"form": "listen", **RESTART})] = (
+        "127.0.0.1:8080"
+    )
     admin_listen: Annotated[
         str,
         Meta(

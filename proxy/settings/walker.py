@@ -46,9 +46,7 @@ def read(document: Document, node: yaml.Node, shape: type[T]) -> T | None:
     return value if isinstance(value, shape) else None
 
 
-def _walk(
-    document: Document, node: yaml.Node, kind: inspect.Type, path: KeyPath, extra: dict[str, Any]
-) -> object:
+def _walk(document: Document, node: yaml.Node, kind: inspect.Type, path: KeyPath, extra: dict[str, Any]) -> object:
     document.places.setdefault(path, place_of(node.start_mark))
     if isinstance(kind, inspect.Metadata):
         return _walk(document, node, kind.type, path, extra | (kind.extra or {}))
@@ -145,9 +143,7 @@ def _items(
             yield key_node.value, key_node, value_node
 
 
-def _scalar(
-    document: Document, node: yaml.Node, kind: inspect.Type, path: KeyPath, extra: dict[str, Any]
-) -> object:
+def _scalar(document: Document, node: yaml.Node, kind: inspect.Type, path: KeyPath, extra: dict[str, Any]) -> object:
     try:
         return _parse(node, kind, extra)
     except ValueError as exc:
@@ -173,12 +169,7 @@ def _parse(node: yaml.Node, kind: inspect.Type, extra: dict[str, Any]) -> object
     is_plain = node.style is None  # a number in quotes is a text
     if isinstance(kind, inspect.BoolType) and is_plain and text in ("true", "false"):
         return text == "true"
-    if (
-        isinstance(kind, inspect.IntType)
-        and is_plain
-        and _WHOLE.fullmatch(text)
-        and len(text) <= _WHOLE_CHARS_MAX
-    ):
+    if isinstance(kind, inspect.IntType) and is_plain and _WHOLE.fullmatch(text) and len(text) <= _WHOLE_CHARS_MAX:
         return _within(kind, int(text))
     if isinstance(kind, inspect.FloatType) and is_plain and _DECIMAL.fullmatch(text):
         return _within(kind, float(text))
@@ -224,4 +215,7 @@ def _found(node: yaml.Node) -> str:
         return "a mapping"
     if isinstance(node, yaml.SequenceNode):
         return "a list"
-    return "nothing" if node.tag == _NULL else repr(shown(node.value))
+    if node.tag == _NULL or not isinstance(node, yaml.ScalarNode):
+        return "nothing"
+    quoted = "the quoted text " if node.style in ("'", '"') and node.value else ""
+    return f"{quoted}{shown(node.value)!r}"
