@@ -63,7 +63,7 @@ def _create_accounts() -> None:
         "directory_changes",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         *_big("version"),
-        sa.CheckConstraint("id = 1", name="ck_directory_changes_one_row"),
+        sa.CheckConstraint("id = 1", name=op.f("ck_directory_changes_one_row")),
         sa.PrimaryKeyConstraint("id", name="pk_directory_changes"),
         sqlite_strict=True,
     )
@@ -73,7 +73,7 @@ def _create_accounts() -> None:
         *_text("id", "account_id", "reference"),
         *_big("amount_pico", "bought_ms"),
         *_big("expires_ms", nullable=True),
-        sa.CheckConstraint("amount_pico > 0", name="ck_credit_lots_positive"),
+        sa.CheckConstraint("amount_pico > 0", name=op.f("ck_credit_lots_positive")),
         sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name="fk_credit_lots_account_id"),
         sa.PrimaryKeyConstraint("id", name="pk_credit_lots"),
         sa.UniqueConstraint("reference", name="uq_credit_lots_reference"),
