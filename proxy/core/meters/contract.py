@@ -1,6 +1,6 @@
-"""Meters: usage read off an answer.
+"""The contract of a meter.
 
-What belongs here: the contract of a meter (this file grows the implementations, or splits into one file a format).
+What belongs here: the values and the protocol that gateway and meters exchange. What does not: any format.
 """
 
 from typing import Protocol
@@ -16,10 +16,12 @@ class Reading(msgspec.Struct, frozen=True):
     Args:
         usage: disjoint quantities with their sources; never silently zero.
         complete: whether the answer's own end was seen (``[DONE]``, a finish_reason for every choice, a whole body).
+        failed: whether the answer's last word is an error of the upstream; then it is not complete.
     """
 
     usage: Usage
     complete: bool
+    failed: bool = False
 
 
 class StreamMeter(Protocol):

@@ -1,0 +1,157 @@
+"""Reported: an engine's usage object, judged and taken apart.
+
+What belongs here: which of an engine's numbers are believed, and how they become disjoint quantities. What does not:
+where in an answer they stand (chat_stream, chat_body), and the rules of estimates (``proxy.core.estimate``).
+
+A number is believed when it is a whole JSON integer, not negative, and possible (see ``_believed``). A quantity whose
+number is missing or not believed is estimated; nothing here raises.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from proxy.core import estimate
+from proxy.core.usage import Quantity, Source, Usage, UsageType
+
+HIDDEN_COMPLETION_TOKENS_MAX: Final = 1 << 17
+"""Tokens a choice that an engine may count without showing any of them (reasoning that it keeps to itself)."""
+
+HIDDEN_PROMPT_TOKENS_MAX: Final = 1 << 20
+"""Prompt tokens that a short request may stand for (a template, an image or film behind an address)."""
+
+
+class Reported(msgspec.Struct, frozen=True):
+    """What an engine said, taken apart; None: it said nothing that can be believed.
+
+    Args:
+        prompt: prompt tokens, cached ones among them.
+        cached: those of them that came from a cache; never more than ``prompt``.
+        completion: all generated tokens, reasoning among them.
+        reasoning: the reasoning tokens; never more than ``completion``.
+        is_split_sure: whether completion and reasoning fitted together.
+    """
+
+    prompt: int | None
+    cached: int
+    completion: int | None
+    reasoning: int
+    is_split_sure: bool = True
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What the proxy itself has seen of a call, against which an engine's numbers are judged.
+
+    Args:
+        prompt_bytes: size of the request.
+        answer_bytes: size of the answer so far.
+        choices: how many answers were asked for.
+        tokens: generated tokens by the rules of ``proxy.core.estimate``.
+    """
+
+    prompt_bytes: int
+    answer_bytes: int
+    choices: int
+    tokens: int
+
+
+def read_usage(usage: object) -> Reported | None:
+    """Take a decoded usage object apart; None when it is no object.
+
+    Reasoning tokens are part of ``completion_tokens`` with vLLM and OpenAI (in ``completion_tokens_details``) and
+    SGLang (beside it). Where total = prompt + completion + reasoning, they stand beside the completion, and are added
+    to it.
+    """
+    if not isinstance(usage, dict):
+        return None
+    prompt = _count(usage.get("prompt_tokens"))
+    completion = _count(usage.get("completion_tokens"))
+    cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
+    reasoning = _detail(usage, "completion_tokens_details", "reasoning_tokens")
+    reasoning = reasoning or _count(usage.get("reasoning_tokens")) or 0
+    total = _count(usage.get("total_tokens"))
+    is_split_sure = True
+    if completion is None:
+        reasoning = 0
+    elif reasoning and prompt is not None and total == prompt + completion + reasoning:
+        completion += reasoning
+    elif reasoning > completion:
+        reasoning, is_split_sure = completion, False
+    return Reported(prompt, min(cached, prompt or 0), completion, reasoning, is_split_sure)
+
+
+def merge(reports: list[Reported]) -> Reported:
+    """Add up what was reported for single choices; the list is not empty.
+
+    Prompts of the same length are one prompt that each choice repeats; prompts of different lengths are several. An
+    unknown number makes the sum unknown.
+    """
+    prompts = {report.prompt for report in reports}
+    counted = reports[:1] if len(prompts) == 1 else reports
+    return Reported(
+        _sum([report.prompt for report in counted]),
+        sum(report.cached for report in counted),
+        _sum([report.completion for report in reports]),
+        sum(report.reasoning for report in reports),
+        all(report.is_split_sure for report in reports),
+    )
+
+
+def usage_of(reported: Reported | None, seen: Seen) -> Usage:
+    """Return disjoint quantities: an engine's numbers where they can be believed, else estimates."""
+    if reported is None:
+        reported = Reported(None, 0, None, 0)
+    quantities = _prompt_quantities(reported, seen) + _completion_quantities(reported, seen)
+    return Usage(tuple(quantity for quantity in quantities if quantity.amount))
+
+
+def _prompt_quantities(reported: Reported, seen: Seen) -> list[Quantity]:
+    limit = max(HIDDEN_PROMPT_TOKENS_MAX, seen.prompt_bytes)
+    prompt = _believed(reported.prompt, limit, 1)
+    if prompt is None:
+        return [Quantity(UsageType.INPUT, estimate.input_tokens(seen.prompt_bytes), Source.ESTIMATED)]
+    return [
+        Quantity(UsageType.INPUT, prompt - reported.cached),
+        Quantity(UsageType.CACHED_INPUT, reported.cached),
+    ]
+
+
+def _completion_quantities(reported: Reported, seen: Seen) -> list[Quantity]:
+    limit = max(HIDDEN_COMPLETION_TOKENS_MAX * seen.choices, seen.answer_bytes)
+    completion = _believed(reported.completion, limit, seen.tokens)
+    if completion is None:
+        return [Quantity(UsageType.OUTPUT, seen.tokens, Source.ESTIMATED)]
+    source = Source.REPORTED if reported.is_split_sure else Source.ESTIMATED
+    return [
+        Quantity(UsageType.OUTPUT, completion - reported.reasoning, source),
+        Quantity(UsageType.REASONING, reported.reasoning, source),
+    ]
+
+
+def _believed(amount: int | None, limit: int, seen_tokens: int) -> int | None:
+    """Return the amount unless it is more than can be, or nothing although something was seen.
+
+    The second is what an engine says that does not know yet, or does not count (Ollama's zeros).
+    """
+    if amount is None or amount > limit or (amount == 0 and seen_tokens > 0):
+        return None
+    return amount
+
+
+def _count(number: object) -> int | None:
+    """Return a JSON number if it can be a count; ``True`` is no number, and 2^53 is where JSON's end for most."""
+    return number if type(number) is int and 0 <= number <= 1 << 53 else None
+
+
+def _detail(usage: dict[str, Any], group: str, name: str) -> int:
+    details = usage.get(group)
+    return (_count(details.get(name)) or 0) if isinstance(details, dict) else 0
+
+
+def _sum(amounts: list[int | None]) -> int | None:
+    total = 0
+    for amount in amounts:
+        if amount is None:
+            return None
+        total += amount
+    return total

@@ -1,0 +1,86 @@
+"""Strip: cutting usage out of a chunk's bytes, with everything else untouched.
+
+What belongs here: the two ways to cut, and why neither can be led astray by what a customer's text holds. What does
+not: whether to cut (chat_stream).
+
+Why text cannot look like usage: inside a JSON string every quote is escaped, so the bytes ``],"usage":{`` stand in no
+string, nor over the end of one (after a closing quote comes a structural character, never ``u``). In valid JSON they
+are a key with an object behind it, after the end of an array. That it is the chunk's own key, at depth 1, follows
+from what comes after: ``CONTINUOUS`` asks that from the object's end to the line's end there is no bracket but the
+one that closes the chunk.
+"""
+
+import re
+from typing import Final
+
+USAGE_MARK: Final = b'completion_tokens"'
+"""In every usage object that can be billed, and as good as never elsewhere: a line without it need not be read."""
+
+CONTINUOUS: Final = re.compile(
+    rb'\}\],"usage":\{"prompt_tokens":\d++,"total_tokens":\d++,"completion_tokens":\d++'
+    rb'(?:,"\w++":(?:\d++|null|\{"\w++":(?:\d++|null)(?:,"\w++":(?:\d++|null))*+\}))*+\}'
+    rb"(?=(?:,[^{}\[\]\n]*+)?+\}\r?\n)"
+)
+"""Usage in a chunk with choices, as vLLM and SGLang write it (usage follows the choices, its numbers in this order).
+
+To be replaced by ``CHOICES_END``; what it matches always holds ``USAGE_MARK``. A chunk in another shape is no match,
+and takes the slow way through ``without_usage``.
+"""
+
+CHOICES_END: Final = b"}]"
+
+_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]:,]')
+_KEY: Final = b'"usage"'
+
+
+def without_continuous(line: bytes) -> bytes:
+    """Return a line (without LF) less its usage, if that has the common shape: what is left then holds no mark."""
+    bare = CONTINUOUS.sub(CHOICES_END, line + b"\n")[:-1]
+    return line if USAGE_MARK in bare else bare
+
+
+def without_usage(line: bytes) -> bytes:
+    """Return a line that holds a JSON object, less the object's own members ``"usage": {…}`` and a comma each.
+
+    The line must hold valid JSON. A usage that is no object (``null``) stays.
+    """
+    bare = without_continuous(line)
+    if len(bare) < len(line):
+        return bare
+    while True:
+        start, end = _find(line)
+        if start == end:
+            return line
+        line = line[:start] + line[end:]
+
+
+def _find(line: bytes) -> tuple[int, int]:
+    """Return where to cut a usage member out; an empty range when there is none."""
+    depth = 0
+    comma = key = value = -1  # where the member's comma, key and value begin; -1: not seen
+    previous = b""
+    for token in _TOKEN.finditer(line):
+        text = token.group()
+        if text in (b"{", b"["):
+            depth += 1
+            if depth == 2 and key >= 0 and previous == b":":  # noqa: PLR2004
+                value = token.start() if text == b"{" else -1
+        elif text in (b"}", b"]"):
+            depth -= 1
+            if depth == 1 and value >= 0:
+                return _range(line, comma, key, token.end())
+        elif depth == 1:
+            if text == b",":
+                comma, key = token.start(), -1
+            elif text == _KEY and previous in (b"{", b","):
+                key = token.start()
+        previous = text
+    return 0, 0
+
+
+def _range(line: bytes, comma: int, key: int, end: int) -> tuple[int, int]:
+    if comma >= 0:
+        return comma, end
+    rest = line[end:]
+    following = len(rest) - len(rest.lstrip())
+    return key, end + following + 1 if rest[following : following + 1] == b"," else end
