@@ -18,10 +18,13 @@ class Seed(msgspec.Struct, frozen=True):
         spent: settled amount by (budget name, period), nano-euros.
         windows: per window name, (stamp in Unix ms, amount) in rising order of time; older ones than the window are
             ignored.
+        calls: ids of calls that are counted in the above, as many of the latest as the ledger cares to name: when a
+            store has lost its data, their settlements may still be on the way, and are not counted again.
     """
 
     spent: dict[tuple[str, str], int] = {}
     windows: dict[str, tuple[tuple[int, int], ...]] = {}
+    calls: tuple[str, ...] = ()
 
 
 SeedLoader = Callable[[str, Sequence[Limit]], Awaitable[Seed]]
@@ -67,4 +70,21 @@ class Limiter(Protocol):
 
     async def close(self) -> None:
         """Finish what was begun and let go of connections and tasks."""
+        ...
+
+
+class RecordingLimiter(Limiter, Protocol):
+    """A limiter that also takes calls which it has not admitted: those admitted elsewhere while it was away."""
+
+    async def record(
+        self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]
+    ) -> None:
+        """Count a call, once however often it is said: all its amounts, those of admission-stamped limits too.
+
+        A call that the store does hold is settled instead; one that has expired there is corrected.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Return when the store answers."""
         ...

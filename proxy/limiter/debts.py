@@ -1,0 +1,106 @@
+"""What Redis could not be told: settlements and releases that are repeated until they are done.
+
+What belongs here: keeping them, bounded in number and age, and repeating them. What does not: how they are told (redis.py).
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from proxy.core.limits import Limit
+from proxy.core.windows import GONE_MS
+from proxy.limiter import LimiterUnavailableError
+
+DEBTS_MAX = 100_000
+BATCH = 256
+PAUSE_S = 0.25
+
+_log = logging.getLogger(__name__)
+
+
+class Debt(msgspec.Struct, frozen=True):
+    """A settlement that is owed, or with ``amounts`` None a release. ``epoch`` as in limiter.lua."""
+
+    account_id: str
+    call_id: str
+    limits: tuple[Limit, ...]
+    amounts: tuple[int, ...] | None
+    epoch: int = 0
+
+
+class Debts:
+    """Keeps what is owed, by call, and pays when it can.
+
+    Args:
+        pay: tells Redis; raises ``LimiterUnavailableError`` while it cannot.
+        hold_ttl_s: after this a release is pointless, for the hold has expired. A settlement then still corrects what
+            the expired call was charged, and is kept for as long as such calls are remembered.
+    """
+
+    def __init__(self, pay: Callable[[Debt], Awaitable[None]], hold_ttl_s: float) -> None:
+        self._pay = pay
+        self._hold_ttl_s = hold_ttl_s
+        self._owed: dict[tuple[str, str], tuple[Debt, float]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._owed)
+
+    def owe(self, debt: Debt) -> None:
+        """Keep a debt; a settlement takes the place of a release, and never the other way round.
+
+        Raises:
+            LimiterUnavailableError: too much is owed.
+        """
+        key = (debt.account_id, debt.call_id)
+        if len(self._owed) >= DEBTS_MAX and key not in self._owed:
+            self.dropped += 1
+            if debt.amounts is None:
+                return
+            raise LimiterUnavailableError(f"{DEBTS_MAX} settlements are owed to Redis already")
+        before = self._owed.get(key)
+        if before is None or before[0].amounts is None:
+            self._owed[key] = (debt, time.monotonic())
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._keep_paying(), name="limiter-debts")
+
+    async def settle_up(self, seconds: float) -> None:
+        """Pay once more, for at most so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._owed and await self._pay_some():
+                    pass
+
+    def close(self) -> None:
+        """Stop paying."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _keep_paying(self) -> None:
+        while self._owed:
+            if not await self._pay_some():
+                await asyncio.sleep(PAUSE_S)
+
+    async def _pay_some(self) -> bool:
+        """Pay the oldest debts together; say whether they could be paid."""
+        now_s = time.monotonic()
+        for key, (debt, since_s) in list(self._owed.items()):
+            if now_s - since_s > (self._hold_ttl_s if debt.amounts is None else GONE_MS / 1000):
+                del self._owed[key]
+                self.dropped += debt.amounts is not None
+        batch = [pair for pair, _ in zip(self._owed.items(), range(BATCH), strict=False)]
+        results = await asyncio.gather(*(self._pay(debt) for _, (debt, _) in batch), return_exceptions=True)
+        for (key, entry), result in zip(batch, results, strict=True):
+            if isinstance(result, LimiterUnavailableError):
+                continue
+            if isinstance(result, BaseException):
+                self.dropped += 1
+                _log.error("a settlement cannot be told to Redis, and is left to the ledger", exc_info=result)
+            if self._owed.get(key) is entry:
+                del self._owed[key]
+        return not any(isinstance(result, LimiterUnavailableError) for result in results)

@@ -1,0 +1,917 @@
+#!lua name=tollgate_v1
+--[[
+The limiter in Redis (7.0 or newer) and Valkey: one library, one function a verb. What belongs here: the rules of
+proxy/core/limits.py, kept as proxy/core/account_state.py keeps them, answer for answer. What does not: the ledger.
+A change of what is stored, or of what a function takes or answers, is a new library name: v1 and v2 live side by side.
+
+KEYS, the same four for every function, in one slot by their {account} tag:
+  1  state    hash: all that is known of the account. Lost whole or not at all: absence means unknown, never zero.
+                clock                 see CLOCK below
+                w:<name>:<window ms>  a window's header, see WINDOW
+                c:<that>:<number>     a chunk of RECORDS_A_CHUNK closed buckets of that window, see RECORD
+                b:<name>:<period>     a budget, see BUDGET
+                h:<call id>           a call in flight: DOUBLE expiry, BYTE n, n times DOUBLES held and known,
+                                      BYTES_2 length and the n fields joined by "|", the answer that was given
+  2  expiries sorted set: call id by expiry, of the calls in flight
+  3, 4 gone   hashes, two generations: call id -> DOUBLE when it went, and for an expired call BYTE n, n DOUBLES charged,
+              BYTES_2 length and the fields. Final when there is no more than the time.
+
+ARGV, common:
+  1  now_ms: '' for the server's own clock, else Unix milliseconds
+  2  call id
+  3  plan: the limits, joined by "|", each: 'w' name window_ms bucket_ms 'a' (stamped at admission) or 's' capacity
+     or 'b' name period ends_ms '-' capacity, joined by spaces
+A sum is exact to 2^53 - 1 and stops there. Costs of every function are independent of window length and history, but
+for what is aged out or expires at that moment, each once, and for a correction downwards, which is rare.
+]]
+
+local AMOUNT_MAX = 9007199254740991 -- also "never"
+local DAY_MS = 86400000
+local KEPT_MS = 40 * DAY_MS -- an account unheard of, and an ended budget
+local TOUCH_MS = 3600000 -- how often the life of the state is renewed
+local GONE_CALLS_MAX = 4096
+local PLANS_MAX = 4096
+local CLOCK = '<ddddddd' -- latest time seen, no hold expires before, holds, epoch, gone generation, its start, touched
+local WINDOW = '<dddddddddd' -- window, bucket, total, aged, held, first, newest, oldest, head, tail: see window_read
+local BUDGET = '<ddd' -- spent, held, end
+local RECORD = '<I6I7' -- newest stamp, running total
+local RECORD_BYTES = 13
+local RECORDS_A_CHUNK = 19 -- 247 bytes, which with their header fill an allocation of 256
+
+local pack, unpack_bytes, floor, call -- not there yet while the library is loaded: see register
+
+--- Plans: parsed once per text; a memory, not a state -----------------------------------------------------------------
+
+local plans, plan_count = {}, 0
+
+local function plan_parse(text)
+  local plan = { lines = {}, fields = { 'clock' }, n = 0 }
+  for entry in string.gmatch(text, '[^|]+') do
+    local kind, name, second, third, stamp, capacity =
+      string.match(entry, '^(%a) (%S+) (%S*) (%d+) (.) (%d+)$')
+    local line = { field = kind .. ':' .. name .. ':' .. second, capacity = tonumber(capacity) }
+    if kind == 'w' then
+      line.window, line.bucket, line.at_admission = tonumber(second), tonumber(third), stamp == 'a'
+    else
+      line.ends = tonumber(third)
+    end
+    plan.n = plan.n + 1
+    plan.lines[plan.n] = line
+    plan.fields[plan.n + 1] = line.field
+  end
+  plan.names = table.concat(plan.fields, '|', 2)
+  plan.answer = '<' .. string.rep('i8', 5 + 3 * plan.n)
+  return plan
+end
+
+local function plan_of(text)
+  local plan = plans[text]
+  if not plan then
+    if plan_count >= PLANS_MAX then
+      plans, plan_count = {}, 0
+    end
+    plan = plan_parse(text)
+    plans[text], plan_count = plan, plan_count + 1
+  end
+  return plan
+end
+
+--- Window logs: closed buckets in chunks, the open bucket and all sums in the header --------------------------------------
+
+-- head, tail: numbers of the first closed bucket that counts and of the next to be closed. total: running total with the
+-- open bucket. aged: the running total before head. first, newest: stamps of the open bucket, newest -1 when there is none.
+-- oldest: newest stamp of the oldest bucket that counts. While any bucket counts, the open one does.
+local function window_read(account, field, bytes)
+  local log = { account = account, field = field, is_window = true, chunks = {} }
+  log.window, log.bucket, log.total, log.aged, log.held, log.first, log.newest, log.oldest, log.head, log.tail =
+    unpack_bytes(WINDOW, bytes)
+  return log
+end
+
+local function window_new(account, line)
+  return {
+    account = account, field = line.field, is_window = true, chunks = {}, dirty = true, window = line.window,
+    bucket = line.bucket, total = 0, aged = 0, held = 0, first = -1, newest = -1, oldest = -1, head = 0, tail = 0,
+  }
+end
+
+local function chunk_field(log, number)
+  return 'c:' .. log.field .. ':' .. number
+end
+
+local function chunk_read(log, number)
+  local bytes = log.chunks[number]
+  if not bytes then
+    bytes = call('HGET', log.account.keys[1], chunk_field(log, number)) or ''
+    log.chunks[number] = bytes
+  end
+  return bytes
+end
+
+local function chunk_write(log, number, bytes)
+  log.chunks[number] = bytes
+  log.account.writes[chunk_field(log, number)] = bytes
+end
+
+local function chunks_drop(log, from, to)
+  for number = from, to do
+    local field = chunk_field(log, number)
+    log.account.writes[field] = nil
+    table.insert(log.account.drops, field)
+  end
+end
+
+-- Newest stamp and running total of a closed bucket.
+local function record_read(log, index)
+  return unpack_bytes(RECORD, chunk_read(log, floor(index / RECORDS_A_CHUNK)), index % RECORDS_A_CHUNK * RECORD_BYTES + 1)
+end
+
+-- The first closed bucket from `low` on whose stamp (which = 1) or running total (which = 2) is at least `value`; tail if none.
+local function record_find(log, low, which, value)
+  local high = log.tail
+  while low < high do
+    local middle = floor((low + high) / 2)
+    local newest, total = record_read(log, middle)
+    if (which == 1 and newest or total) >= value then
+      high = middle
+    else
+      low = middle + 1
+    end
+  end
+  return low
+end
+
+local function window_age(log, now)
+  local horizon = now - log.window
+  if log.newest < 0 or log.oldest > horizon then
+    return
+  end
+  log.dirty = true
+  local first_chunk = floor(log.head / RECORDS_A_CHUNK)
+  if log.newest <= horizon then
+    chunks_drop(log, first_chunk, floor((log.tail - 1) / RECORDS_A_CHUNK))
+    log.total, log.aged, log.first, log.newest, log.oldest, log.head, log.tail = 0, 0, -1, -1, -1, 0, 0
+    return
+  end
+  local live = log.head + 1 -- head itself has aged out; most often the next has not
+  if live < log.tail and record_read(log, live) <= horizon then
+    live = record_find(log, live + 1, 1, horizon + 1)
+  end
+  local _, aged = record_read(log, live - 1)
+  log.aged, log.head = aged, live
+  log.oldest = live < log.tail and record_read(log, live) or log.newest
+  chunks_drop(log, first_chunk, floor(live / RECORDS_A_CHUNK) - 1)
+end
+
+-- Take `amount` from the running totals of the closed buckets from `from` on, and from the total.
+local function window_shift(log, from, amount)
+  for number = floor(from / RECORDS_A_CHUNK), floor((log.tail - 1) / RECORDS_A_CHUNK) do
+    local bytes, shifted = chunk_read(log, number), {}
+    for index = 0, #bytes / RECORD_BYTES - 1 do
+      local newest, total = unpack_bytes(RECORD, bytes, index * RECORD_BYTES + 1)
+      local is_in = number * RECORDS_A_CHUNK + index >= from
+      shifted[index + 1] = pack(RECORD, newest, is_in and total - amount or total)
+    end
+    chunk_write(log, number, table.concat(shifted))
+  end
+  log.total = log.total - amount
+end
+
+local function window_add_bucket(log, first, newest, amount)
+  if log.newest >= 0 then
+    local number = floor(log.tail / RECORDS_A_CHUNK)
+    local before = log.tail % RECORDS_A_CHUNK > 0 and chunk_read(log, number) or ''
+    chunk_write(log, number, before .. pack(RECORD, log.newest, log.total))
+    log.tail = log.tail + 1
+  else
+    log.oldest = newest
+  end
+  log.first, log.newest, log.total = first, newest, log.total + amount
+end
+
+local function window_add(log, stamp, amount)
+  amount = math.min(amount, AMOUNT_MAX - (log.total - log.aged))
+  if amount <= 0 then
+    return
+  end
+  log.dirty = true
+  if log.total > AMOUNT_MAX - amount then -- the running total begins again
+    window_shift(log, log.head, log.aged)
+    log.aged = 0
+  end
+  if log.newest >= 0 and stamp - log.first < log.bucket then
+    if log.head == log.tail then
+      log.oldest = stamp
+    end
+    log.newest, log.total = stamp, log.total + amount
+  else
+    window_add_bucket(log, stamp, stamp, amount)
+  end
+end
+
+local function window_correct(log, stamp, difference, now)
+  if difference > 0 then
+    window_add(log, now, difference)
+  elseif difference < 0 and stamp > now - log.window and log.newest >= 0 then
+    window_shift(log, record_find(log, log.head, 1, stamp), -difference)
+    log.dirty = true
+  end
+end
+
+--- Both kinds of limit --------------------------------------------------------------------------------------------------
+
+local function log_read(account, field, bytes)
+  if string.sub(field, 1, 1) == 'w' then
+    return window_read(account, field, bytes)
+  end
+  local log = { account = account, field = field }
+  log.spent, log.held, log.ends = unpack_bytes(BUDGET, bytes)
+  return log
+end
+
+local function log_write(log)
+  if log.is_window then
+    return pack(WINDOW, log.window, log.bucket, log.total, log.aged, log.held, log.first, log.newest, log.oldest,
+      log.head, log.tail)
+  end
+  return pack(BUDGET, log.spent, log.held, log.ends)
+end
+
+-- The log of a field, be it in the plan or not; nil when the account has none.
+local function log_of(account, field)
+  local log = account.logs[field]
+  if not log then
+    local bytes = call('HGET', account.keys[1], field)
+    if bytes then
+      log = log_read(account, field, bytes)
+      account.logs[field] = log
+    end
+  end
+  return log
+end
+
+local function log_used(log)
+  return log.is_window and log.total - log.aged or log.spent
+end
+
+local function log_add(log, stamp, amount)
+  if log.is_window then
+    window_age(log, stamp)
+    window_add(log, stamp, amount)
+  elseif amount > 0 then
+    log.spent, log.dirty = math.min(log.spent + amount, AMOUNT_MAX), true
+  end
+end
+
+local function log_correct(log, stamp, difference, now)
+  if log.is_window then
+    window_age(log, now)
+    window_correct(log, stamp, difference, now)
+  elseif difference ~= 0 then
+    log.spent, log.dirty = math.min(math.max(log.spent + difference, 0), AMOUNT_MAX), true
+  end
+end
+
+local function log_hold(log, difference)
+  if difference ~= 0 then
+    log.held, log.dirty = log.held + difference, true
+  end
+end
+
+local function log_reset(log, now)
+  if not log.is_window then
+    return log.ends
+  elseif log.held > 0 then
+    return now + log.window
+  end
+  return log.total > log.aged and log.newest + log.window or now
+end
+
+--- Calls in flight, and gone ----------------------------------------------------------------------------------------------
+
+local function hold_write(expires, parts, names, answer)
+  local packed = { pack('<dB', expires, #parts) }
+  for index, part in ipairs(parts) do
+    packed[index + 1] = pack('<dd', part.held, part.known)
+  end
+  return table.concat(packed) .. pack('<I2', #names) .. names .. answer
+end
+
+-- -> { expires, names, answer, parts = { { held, known, field }... } }
+local function hold_read(bytes)
+  local expires, n, at = unpack_bytes('<dB', bytes)
+  local hold = { expires = expires, parts = {} }
+  for index = 1, n do
+    local held, known
+    held, known, at = unpack_bytes('<dd', bytes, at)
+    hold.parts[index] = { held = held, known = known }
+  end
+  local length
+  length, at = unpack_bytes('<I2', bytes, at)
+  hold.names, hold.answer = string.sub(bytes, at, at + length - 1), string.sub(bytes, at + length)
+  local index = 0
+  for field in string.gmatch(hold.names, '[^|]+') do
+    index = index + 1
+    hold.parts[index].field = field
+  end
+  return hold
+end
+
+local function gone_write(account, call_id, bytes)
+  if call('HEXISTS', account.keys[4 - account.gone_current], call_id) == 1 then
+    call('HSET', account.keys[4 - account.gone_current], call_id, bytes)
+    return
+  end
+  local key = account.keys[3 + account.gone_current]
+  if account.now - account.gone_started >= DAY_MS or call('HLEN', key) >= GONE_CALLS_MAX then
+    account.gone_current, account.gone_started = 1 - account.gone_current, account.now
+    key = account.keys[3 + account.gone_current]
+    call('DEL', key)
+  end
+  call('HSET', key, call_id, bytes)
+  call('PEXPIRE', key, 2 * DAY_MS)
+end
+
+-- -> { at, is_final, parts = { { charged, field }... } } or nil
+local function gone_read(account, call_id)
+  local bytes = call('HGET', account.keys[3], call_id) or call('HGET', account.keys[4], call_id)
+  if not bytes then
+    return nil
+  end
+  local gone = { at = unpack_bytes('<d', bytes), is_final = #bytes == 8, parts = {} }
+  if account.now >= gone.at + DAY_MS then
+    return nil
+  end
+  if not gone.is_final then
+    local n, at = unpack_bytes('<B', bytes, 9)
+    for index = 1, n do
+      local charged
+      charged, at = unpack_bytes('<d', bytes, at)
+      gone.parts[index] = { charged = charged }
+    end
+    local index = 0
+    for field in string.gmatch(string.sub(bytes, at + 2), '[^|]+') do
+      index = index + 1
+      gone.parts[index].field = field
+    end
+  end
+  return gone
+end
+
+local function hold_expire(account, call_id, hold)
+  local charged = { pack('<dB', hold.expires, #hold.parts) }
+  for index, part in ipairs(hold.parts) do
+    local log = log_of(account, part.field)
+    if log then
+      log_hold(log, -part.held)
+      log_add(log, hold.expires, part.known)
+    end
+    charged[index + 1] = pack('<d', part.known)
+  end
+  local is_final = #hold.parts == 0
+  gone_write(account, call_id,
+    is_final and pack('<d', hold.expires) or table.concat(charged) .. pack('<I2', #hold.names) .. hold.names)
+  call('HDEL', account.keys[1], 'h:' .. call_id)
+end
+
+-- The sorted set is a key of its own, and can be lost alone: then it is made again from the holds.
+local function expiries_heal(account)
+  if call('ZCARD', account.keys[2]) == account.holds then
+    return
+  end
+  local state, holds = call('HGETALL', account.keys[1]), 0
+  call('DEL', account.keys[2])
+  for index = 1, #state, 2 do
+    if string.sub(state[index], 1, 2) == 'h:' then
+      call('ZADD', account.keys[2], unpack_bytes('<d', state[index + 1]), string.sub(state[index], 3))
+      holds = holds + 1
+    end
+  end
+  account.holds = holds
+end
+
+local function expire_due(account)
+  if account.now < account.next_expiry then
+    return
+  end
+  expiries_heal(account)
+  for _, call_id in ipairs(call('ZRANGEBYSCORE', account.keys[2], '-inf', account.now)) do
+    local bytes = call('HGET', account.keys[1], 'h:' .. call_id)
+    if bytes then
+      hold_expire(account, call_id, hold_read(bytes))
+      account.holds = account.holds - 1
+    end
+    if call_id == account.call_id then
+      account.hold_bytes = nil
+    end
+  end
+  call('ZREMRANGEBYSCORE', account.keys[2], '-inf', account.now)
+  local next_one = call('ZRANGE', account.keys[2], 0, 0, 'WITHSCORES')
+  account.next_expiry = next_one[2] and tonumber(next_one[2]) or AMOUNT_MAX
+end
+
+local function hold_put(account, hold)
+  account.writes['h:' .. account.call_id] = hold_write(hold.expires, hold.parts, hold.names, hold.answer)
+  call('ZADD', account.keys[2], hold.expires, account.call_id)
+  account.next_expiry = math.min(account.next_expiry, hold.expires)
+end
+
+local function hold_drop(account)
+  call('ZREM', account.keys[2], account.call_id)
+  table.insert(account.drops, 'h:' .. account.call_id)
+  account.holds = account.holds - 1
+end
+
+--- The account: read by one command, written by one or two ----------------------------------------------------------------
+
+local function clock_read(account, bytes)
+  account.seen, account.next_expiry, account.holds, account.epoch, account.gone_current, account.gone_started,
+    account.touched = unpack_bytes(CLOCK, bytes)
+end
+
+local function time_now(argument)
+  if argument ~= '' then
+    return tonumber(argument)
+  end
+  local time = call('TIME')
+  return time[1] * 1000 + floor(time[2] / 1000)
+end
+
+-- The account as the verb finds it: clock guarded, what is due expired. nil when it, or a limit of the plan, is unknown.
+local function account_open(keys, args, plan)
+  local fields = plan.fields
+  fields[plan.n + 2] = 'h:' .. args[2]
+  local values = call('HMGET', keys[1], unpack(fields))
+  if not values[1] then
+    return nil
+  end
+  local account = { keys = keys, call_id = args[2], logs = {}, writes = {}, drops = {} }
+  clock_read(account, values[1])
+  for index = 1, plan.n do
+    local bytes = values[index + 1]
+    if not bytes then
+      return nil
+    end
+    account.logs[fields[index + 1]] = log_read(account, fields[index + 1], bytes)
+  end
+  account.hold_bytes = values[plan.n + 2] or nil
+  account.clock_bytes = values[1]
+  account.now = math.max(account.seen, time_now(args[1]))
+  expire_due(account)
+  return account
+end
+
+-- Write what has changed. A chunk can be dropped and begun again in one verb, hence the order.
+local function account_save(account)
+  local key, values, n = account.keys[1], {}, 0
+  if #account.drops > 0 then
+    call('HDEL', key, unpack(account.drops))
+  end
+  local is_touch = account.now - account.touched >= TOUCH_MS
+  if is_touch then
+    account.touched = account.now
+  end
+  local clock = pack(CLOCK, account.now, account.next_expiry, account.holds, account.epoch, account.gone_current,
+    account.gone_started, account.touched)
+  if clock ~= account.clock_bytes then
+    values[1], values[2], n = 'clock', clock, 2
+  end
+  for field, log in pairs(account.logs) do
+    if log.dirty then
+      values[n + 1], values[n + 2], n = field, log_write(log), n + 2
+    end
+  end
+  for field, bytes in pairs(account.writes) do
+    values[n + 1], values[n + 2], n = field, bytes, n + 2
+  end
+  if n > 0 then
+    call('HSET', key, unpack(values))
+  end
+  if is_touch then
+    call('PEXPIRE', key, KEPT_MS)
+    call('PEXPIRE', account.keys[2], KEPT_MS)
+  end
+end
+
+-- status, now, number of the limit that refused, wait, epoch, then used, held, reset of each limit: 8 bytes each
+local function answer(account, plan, status, bound, wait)
+  local values = { status, account.now, bound, wait, account.epoch }
+  for index = 1, plan.n do
+    local log, at = account.logs[plan.fields[index + 1]], 3 + 3 * index
+    values[at], values[at + 1], values[at + 2] = log_used(log), log.held, log_reset(log, account.now)
+  end
+  return pack(plan.answer, unpack(values))
+end
+
+--- When there is room again (rule 8) --------------------------------------------------------------------------------------
+
+-- The call in flight that expires as the index-th; read as far as needed, 16 at a time.
+local function held_at(account, index)
+  local ordered = account.ordered or {}
+  account.ordered = ordered
+  if index > #ordered and not ordered.is_whole then
+    local ids = call('ZRANGE', account.keys[2], #ordered, #ordered + 15)
+    ordered.is_whole = #ids < 16
+    if #ids > 0 then
+      for number, id in ipairs(ids) do
+        ids[number] = 'h:' .. id
+      end
+      for _, bytes in ipairs(call('HMGET', account.keys[1], unpack(ids))) do
+        table.insert(ordered, bytes and hold_read(bytes) or { expires = 0, parts = {} })
+      end
+    end
+  end
+  return ordered[index]
+end
+
+-- What a call in flight holds and is known to have used of a limit.
+local function held_of(hold, field)
+  for _, part in ipairs(hold.parts) do
+    if part.field == field then
+      return part.held, part.known
+    end
+  end
+  return 0, 0
+end
+
+local function budget_frees_at(account, log, excess)
+  local ends = log.ends > 0 and math.max(log.ends, account.now + 1) or AMOUNT_MAX
+  local index = 1
+  while log.held > 0 do
+    local hold = held_at(account, index)
+    if not hold then
+      break
+    end
+    local held, known = held_of(hold, log.field)
+    excess = excess - (held - known)
+    if excess <= 0 and held > 0 then
+      return math.min(hold.expires, ends)
+    end
+    index = index + 1
+  end
+  return ends
+end
+
+-- When the buckets from closed number `index` on, then those of `later`, make up `excess`; nil: they do not.
+local function buckets_free_at(log, index, before, later, excess)
+  local found = record_find(log, index, 2, before + excess)
+  if found < log.tail then
+    return record_read(log, found) + log.window
+  end
+  if index < log.tail then
+    local _, closed = record_read(log, log.tail - 1)
+    excess = excess - (closed - before)
+  end
+  for _, bucket in ipairs(later) do
+    excess = excess - bucket.amount
+    if excess <= 0 then
+      return bucket.newest + log.window
+    end
+  end
+  return nil
+end
+
+-- The open bucket as the first of the list that expiring holds will go on.
+local function open_bucket(log)
+  if log.newest < 0 then
+    return {}
+  end
+  local before = log.aged
+  if log.head < log.tail then
+    local _, total = record_read(log, log.tail - 1)
+    before = total
+  end
+  return { { first = log.first, newest = log.newest, amount = log.total - before } }
+end
+
+-- Do to `later` what window_add will do to the log when the hold expires.
+local function later_add(log, later, expires, known)
+  local last = later[#later]
+  if known > 0 and last and expires - last.first < log.bucket then
+    last.newest, last.amount = expires, last.amount + known
+  elseif known > 0 then
+    table.insert(later, { first = expires, newest = expires, amount = known })
+  end
+end
+
+-- Events in order of time up to the last expiry, as WindowLog.frees_at has them; by halving after it.
+local function window_frees_at(account, log, excess)
+  local later = open_bucket(log)
+  local alone = buckets_free_at(log, log.head, log.aged, later, excess)
+  if log.held == 0 or (alone and alone <= account.next_expiry) then
+    return alone
+  end
+  local index, before, number = log.head, log.aged, 1
+  local hold = held_at(account, number)
+  while hold do
+    local held, known = held_of(hold, log.field)
+    while held > 0 do
+      local newest, total
+      if index < log.tail then
+        newest, total = record_read(log, index)
+      elseif later[1] then
+        newest, total = later[1].newest, before + later[1].amount
+      end
+      if not newest or newest + log.window > hold.expires then
+        break
+      end
+      excess = excess - (total - before)
+      if excess <= 0 then
+        return newest + log.window
+      end
+      if index < log.tail then
+        index, before = index + 1, total
+      else
+        table.remove(later, 1)
+      end
+    end
+    if held > 0 then
+      excess = excess - (held - known)
+      later_add(log, later, hold.expires, known)
+      if excess <= 0 then
+        return hold.expires
+      end
+    end
+    number = number + 1
+    hold = held_at(account, number)
+  end
+  return buckets_free_at(log, index, before, later, excess)
+end
+
+-- Number and wait of the limit that has no room for longest; 0 when all have.
+local function refusal(account, plan, args, first)
+  local bound, longest = 0, -1
+  for index, line in ipairs(plan.lines) do
+    local log, need, wait = account.logs[line.field], tonumber(args[first + index]), nil
+    local excess = need - (line.capacity - log_used(log) - log.held)
+    if need > line.capacity then
+      wait = AMOUNT_MAX
+    elseif excess > 0 then
+      local at = log.is_window and window_frees_at(account, log, excess) or budget_frees_at(account, log, excess)
+      wait = at == AMOUNT_MAX and at or at - account.now
+    end
+    if wait and wait > longest then
+      bound, longest = index, wait
+    end
+  end
+  return bound, longest
+end
+
+--- The verbs --------------------------------------------------------------------------------------------------------------
+
+local function logs_age(account, plan)
+  for index = 1, plan.n do
+    local log = account.logs[plan.fields[index + 1]]
+    if log.is_window then
+      window_age(log, account.now)
+    end
+  end
+end
+
+-- Take every limit's need, or none.
+-- ARGV 4: life of the hold in ms; 5...: needs, one per limit of the plan.
+-- Answers the bytes of `answer` (status 1 admitted, 0 refused; those of the first answer for a call in flight), or
+-- -1: the account or a limit is unknown, seed it and ask again.
+local function admit(keys, args)
+  local plan = plan_of(args[3])
+  local account = account_open(keys, args, plan)
+  if not account then
+    return -1
+  end
+  if account.hold_bytes then
+    account_save(account)
+    return hold_read(account.hold_bytes).answer
+  end
+  logs_age(account, plan)
+  local bound, wait = refusal(account, plan, args, 4)
+  if bound > 0 then
+    account_save(account)
+    return answer(account, plan, 0, bound, wait)
+  end
+  local parts = {}
+  for index, line in ipairs(plan.lines) do
+    local log, need = account.logs[line.field], tonumber(args[4 + index])
+    if line.at_admission then
+      window_add(log, account.now, need)
+      need = 0
+    else
+      log_hold(log, need)
+    end
+    parts[index] = { held = need, known = 0 }
+  end
+  local given = answer(account, plan, 1, 0, 0)
+  hold_put(account, { expires = account.now + tonumber(args[4]), parts = parts, names = plan.names, answer = given })
+  account.holds = account.holds + 1
+  account_save(account)
+  if account.holds == 1 then
+    call('PEXPIRE', keys[2], KEPT_MS)
+  end
+  return given
+end
+
+-- The amounts that a settlement brings, by field: those stamped at admission are in already.
+local function settled_amounts(plan, args)
+  local amounts = {}
+  for index, line in ipairs(plan.lines) do
+    if not line.at_admission then
+      amounts[line.field] = tonumber(args[4 + index])
+    end
+  end
+  return amounts
+end
+
+local function settle_hold(account, amounts)
+  local hold = hold_read(account.hold_bytes)
+  for _, part in ipairs(hold.parts) do
+    local log = log_of(account, part.field)
+    log_hold(log, -part.held)
+    log_add(log, account.now, amounts[part.field] or part.known)
+  end
+  hold_drop(account)
+end
+
+local function settle_late(account, gone, amounts)
+  for _, part in ipairs(gone.parts) do
+    local log = log_of(account, part.field)
+    if log then
+      log_correct(log, gone.at, (amounts[part.field] or part.charged) - part.charged, account.now)
+    end
+  end
+  gone_write(account, account.call_id, pack('<d', gone.at))
+end
+
+-- Count a call that is not known here.
+local function settle_unknown(account, plan, args, with_admission)
+  for index, line in ipairs(plan.lines) do
+    if with_admission or not line.at_admission then
+      log_add(account.logs[line.field], account.now, tonumber(args[4 + index]))
+    end
+  end
+  gone_write(account, account.call_id, pack('<d', account.now))
+end
+
+-- Replace the hold by what was used.
+-- ARGV 4: epoch of the admission. 0: not known. -1: the call was admitted elsewhere (the verb `record`): it counts whole.
+--   An epoch other than the account's: the state was lost since, and the hold with it: the call counts now.
+-- ARGV 5...: amounts, one per limit of the plan.
+-- Answers 1 settled, 2 an expired call was corrected, 3 counted without a hold, 0 nothing changed, -1 unknown account.
+local function settle(keys, args)
+  local plan, epoch = plan_of(args[3]), tonumber(args[4])
+  local account = account_open(keys, args, plan)
+  if not account then
+    return -1
+  end
+  local code, gone = 0, nil
+  if account.hold_bytes then
+    settle_hold(account, settled_amounts(plan, args))
+    if epoch == -1 then
+      gone_write(account, args[2], pack('<d', account.now))
+    end
+    code = 1
+  else
+    gone = gone_read(account, args[2])
+    if gone and not gone.is_final then
+      settle_late(account, gone, settled_amounts(plan, args))
+      code = 2
+    elseif not gone and epoch ~= 0 and epoch ~= account.epoch then
+      settle_unknown(account, plan, args, epoch == -1)
+      code = 3
+    end
+  end
+  account_save(account)
+  return code
+end
+
+-- Renew the hold's life, and note what is known: never less than before, and held where it exceeds the hold.
+-- ARGV 4: life in ms; 5...: known amounts, one per limit of the plan.
+-- Answers 1, or 0: the hold is gone, or -1: unknown account.
+local function extend(keys, args)
+  local plan = plan_of(args[3])
+  local account = account_open(keys, args, plan)
+  if not account then
+    return -1
+  end
+  local code = 0
+  if account.hold_bytes then
+    local hold, amounts = hold_read(account.hold_bytes), settled_amounts(plan, args)
+    for _, part in ipairs(hold.parts) do
+      local known = amounts[part.field]
+      if known then
+        local held = math.max(part.held, known)
+        log_hold(log_of(account, part.field), held - part.held)
+        part.held, part.known = held, math.max(part.known, known)
+      end
+    end
+    hold.expires = account.now + tonumber(args[4])
+    hold_put(account, hold)
+    code = 1
+  end
+  account_save(account)
+  return code
+end
+
+-- Give the hold back; what was stamped at admission stays used.
+-- Answers 1, or 0: the hold is gone, or -1: unknown account.
+local function release(keys, args)
+  local account = account_open(keys, args, plan_of(args[3]))
+  if not account then
+    return -1
+  end
+  local code = 0
+  if account.hold_bytes then
+    for _, part in ipairs(hold_read(account.hold_bytes).parts) do
+      log_hold(log_of(account, part.field), -part.held)
+    end
+    hold_drop(account)
+    code = 1
+  end
+  account_save(account)
+  return code
+end
+
+-- Return the states. ARGV 2 is ''. Answers as admit does, status 1.
+local function peek(keys, args)
+  local plan = plan_of(args[3])
+  local account = account_open(keys, args, plan)
+  if not account then
+    return -1
+  end
+  logs_age(account, plan)
+  account_save(account)
+  return answer(account, plan, 1, 0, 0)
+end
+
+local function account_new(keys, now, epoch)
+  call('DEL', unpack(keys)) -- what may be left of a state that was lost
+  return {
+    keys = keys, call_id = '', logs = {}, writes = {}, drops = {}, now = now, next_expiry = AMOUNT_MAX, holds = 0,
+    epoch = epoch, gone_current = 0, gone_started = now, touched = 0,
+  }
+end
+
+local function budgets_prune(account)
+  for _, field in ipairs(call('HKEYS', account.keys[1])) do
+    if string.sub(field, 1, 2) == 'b:' then
+      local log = log_of(account, field)
+      if log.ends > 0 and log.held == 0 and account.now > log.ends + KEPT_MS then
+        account.logs[field] = nil
+        table.insert(account.drops, field)
+      end
+    end
+  end
+end
+
+-- Begin the account and the limits of the plan that are not known; what is known stays as it is.
+-- ARGV 2: epoch, for an account that is new. 4...: one per limit of the plan, a budget's spent amount, or a window's buckets:
+--   8 bytes each first stamp, newest stamp, amount. Then the ids of calls that these amounts have counted.
+-- Answers 1 when the account is new, else 0.
+local function seed(keys, args)
+  local plan, now = plan_of(args[3]), time_now(args[1])
+  local bytes, account = call('HGET', keys[1], 'clock'), nil
+  if bytes then
+    account = { keys = keys, call_id = '', logs = {}, writes = {}, drops = {}, clock_bytes = bytes }
+    clock_read(account, bytes)
+    account.now = math.max(account.seen, now)
+    expire_due(account)
+  else
+    account = account_new(keys, now, tonumber(args[2]))
+    for index = 4 + plan.n, #args do
+      gone_write(account, args[index], pack('<d', now))
+    end
+  end
+  for index, line in ipairs(plan.lines) do
+    if not log_of(account, line.field) then
+      local value, log = args[3 + index], nil
+      if line.window then
+        log = window_new(account, line)
+        for at = 1, #value, 24 do
+          local first, newest, amount = unpack_bytes('<i8i8i8', value, at)
+          newest = math.min(newest, account.now)
+          window_add_bucket(log, math.min(first, newest), newest, amount)
+        end
+      else
+        log = { account = account, field = line.field, spent = tonumber(value), held = 0, ends = line.ends, dirty = true }
+      end
+      account.logs[line.field] = log
+    end
+  end
+  budgets_prune(account)
+  account_save(account)
+  return bytes and 0 or 1
+end
+
+local function register(name, verb, flags)
+  local function callback(keys, args)
+    pack, unpack_bytes, floor, call = struct.pack, struct.unpack, math.floor, redis.call
+    return verb(keys, args)
+  end
+  redis.register_function({ function_name = 'tollgate_v1_' .. name, callback = callback, flags = flags })
+end
+
+register('admit', admit, {})
+register('peek', peek, {})
+register('seed', seed, {})
+-- These give room back: they run when Redis is out of memory, too.
+register('settle', settle, { 'allow-oom' })
+register('release', release, { 'allow-oom' })
+register('extend', extend, { 'allow-oom' })

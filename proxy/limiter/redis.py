@@ -1,0 +1,308 @@
+"""The limiter in Redis, shared by every worker and replica.
+
+What belongs here: asking, seeding what Redis does not know, reconnecting, and owing Redis what it could not be told. What
+does not: the rules (limiter.lua), the bytes (commands.py), the connection (wire.py), going on without Redis (degraded.py).
+
+Nothing is retried blindly. A verb is repeated when the answer says that it was not done, and settlements and releases are
+repeated by call id until they are done: the functions change nothing the second time.
+"""
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+
+import hiredis
+
+from proxy.core.account_state import check_amounts
+from proxy.core.limits import Admission, Limit, LimitKind
+from proxy.limiter import LimiterUnavailableError, SeedLoader
+from proxy.limiter.commands import LIBRARY, Commands, Plan, pack
+from proxy.limiter.debts import Debt, Debts
+from proxy.limiter.seeding import Seeding, seed_buckets
+from proxy.limiter.wire import Answer, Link, Target, UnansweredError, open_link, parse_target
+
+EPOCHS_MAX = 200_000
+"""How many calls in flight are remembered; a forgotten one cannot be told from a replay once Redis has lost its data."""
+
+BACKOFF_MIN_S = 0.05
+BACKOFF_MAX_S = 2.0
+SEED_ROUNDS_MAX = 4
+RECORDED = -1  # in place of an epoch: a call that was admitted elsewhere
+
+_log = logging.getLogger(__name__)
+
+
+class RedisLimiter:
+    """Keeps the contract of ``proxy.limiter.RecordingLimiter``. One connection for all calls of the process.
+
+    ``settle`` and ``release`` return when they are done, or when Redis is away and they are owed: then they are repeated
+    until they are done. They raise ``LimiterUnavailableError`` only when more is owed than can be kept.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``.
+        hold_ttl_ms: how long a hold lives without a heartbeat.
+        timeout_ms: for one answer, and for connecting.
+        seed_loader: asks the ledger about accounts that Redis does not know; None: they have used nothing.
+        now_ms: what to tell the functions that the time is: for tests, and for a Redis that refuses TIME. None: they use
+            the clock of Redis, which all replicas share.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        hold_ttl_ms: int = 60_000,
+        timeout_ms: int = 1000,
+        seed_loader: SeedLoader | None = None,
+        now_ms: Callable[[], int] | None = None,
+    ) -> None:
+        self._target: Target = parse_target(url)
+        self._timeout_s = timeout_ms / 1000
+        self._now_ms = now_ms
+        self._commands = Commands(hold_ttl_ms, now_ms)
+        self._seeding = Seeding(seed_loader)
+        self._debts = Debts(self._pay, hold_ttl_ms / 1000)
+        self._epochs: dict[str, int] = {}  # of calls in flight: which life of the account's state admitted them
+        self._link: Link | None = None
+        self._linked: asyncio.Future[Link] | None = None  # the attempt under way; None: the last one failed
+        self._keeper: asyncio.Task[None] | None = None
+        self._lost = asyncio.Event()
+        self._reason = "not connected to Redis yet"
+        self._is_closed = False
+
+    @property
+    def owed(self) -> int:
+        """How many settlements and releases Redis has not been told of."""
+        return len(self._debts)
+
+    @property
+    def dropped(self) -> int:
+        """How many of them were given up: too many, or too old. The ledger has them all the same."""
+        return self._debts.dropped
+
+    # --- the verbs ----------------------------------------------------------------------------------------------------
+
+    async def admit(
+        self, account_id: str, call_id: str, limits: Sequence[Limit], needs: Sequence[int]
+    ) -> Admission:
+        """See ``proxy.limiter.Limiter``."""
+        check_amounts(needs)
+        plan = self._commands.plan(limits)
+        command = self._commands.admit(account_id, call_id, plan, needs)
+        try:
+            answer = await self._known(account_id, plan, command)
+        except (UnansweredError, asyncio.CancelledError):
+            # it may have been taken all the same, and nobody will settle it
+            self._debts.owe(Debt(account_id, call_id, plan.limits, None))
+            raise
+        admission, epoch = plan.read(answer)
+        if admission.admitted:
+            if len(self._epochs) >= EPOCHS_MAX:
+                del self._epochs[next(iter(self._epochs))]
+            self._epochs[call_id] = epoch
+        return admission
+
+    async def settle(
+        self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]
+    ) -> None:
+        """See ``proxy.limiter.Limiter``."""
+        check_amounts(amounts)
+        plan = self._commands.plan(limits)
+        epoch = self._epochs.pop(call_id, 0)
+        try:
+            await self._known(account_id, plan, self._commands.settle(account_id, call_id, plan, epoch, amounts))
+        except LimiterUnavailableError:
+            self._debts.owe(Debt(account_id, call_id, plan.limits, tuple(amounts), epoch))
+        except asyncio.CancelledError:
+            self._debts.owe(Debt(account_id, call_id, plan.limits, tuple(amounts), epoch))
+            raise
+
+    async def record(
+        self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]
+    ) -> None:
+        """See ``proxy.limiter.RecordingLimiter``. Raises when Redis is away: it is the caller who owes."""
+        check_amounts(amounts)
+        plan = self._commands.plan(limits)
+        command = self._commands.settle(account_id, call_id, plan, RECORDED, amounts)
+        await self._known(account_id, plan, command)
+
+    async def extend(
+        self, account_id: str, call_id: str, limits: Sequence[Limit], known: Sequence[int]
+    ) -> bool:
+        """See ``proxy.limiter.Limiter``."""
+        check_amounts(known)
+        plan = self._commands.plan(limits)
+        answer: int = await self._ask(self._commands.extend(account_id, call_id, plan, known))
+        return answer == 1
+
+    async def release(self, account_id: str, call_id: str, limits: Sequence[Limit]) -> None:
+        """See ``proxy.limiter.Limiter``."""
+        plan = self._commands.plan(limits)
+        self._epochs.pop(call_id, None)
+        try:
+            await self._ask(self._commands.release(account_id, call_id, plan))
+        except LimiterUnavailableError:
+            self._debts.owe(Debt(account_id, call_id, plan.limits, None))
+        except asyncio.CancelledError:
+            self._debts.owe(Debt(account_id, call_id, plan.limits, None))
+            raise
+
+    async def peek(self, account_id: str, limits: Sequence[Limit]) -> Admission:
+        """See ``proxy.limiter.Limiter``."""
+        plan = self._commands.plan(limits)
+        admission, _ = plan.read(await self._known(account_id, plan, self._commands.peek(account_id, plan)))
+        return admission
+
+    async def ping(self) -> None:
+        """See ``proxy.limiter.RecordingLimiter``."""
+        await self._ask(pack("PING"))
+
+    async def close(self) -> None:
+        """Pay what is owed if Redis is there to take it, and disconnect."""
+        if self._link is not None:
+            await self._debts.settle_up(self._timeout_s)
+        self._is_closed = True
+        self._debts.close()
+        await self._seeding.close()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._link is not None:
+            self._link.lose("closed")
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    async def _known(self, account_id: str, plan: Plan, command: bytes) -> Answer:
+        """Ask; when Redis does not know the account, seed it and ask again."""
+        answer = await self._ask(command)
+        rounds = 0
+        while answer == -1:
+            if rounds == SEED_ROUNDS_MAX:
+                raise LimiterUnavailableError("Redis forgets accounts as soon as they are seeded")
+            rounds += 1
+            await self._seeding.once(account_id, lambda: self._seed(account_id, plan))
+            answer = await self._ask(command)
+        return answer
+
+    async def _ask(self, command: bytes) -> Answer:
+        link = self._link
+        if link is None:
+            link = await self._connected()
+        answer = await link.send(command)
+        if type(answer) is hiredis.ReplyError:
+            return await self._asked_in_vain(link, command, str(answer))
+        return answer
+
+    async def _asked_in_vain(self, link: Link, command: bytes, error: str) -> Answer:
+        """Load the library and ask again if that was it; everything else means that the store is away."""
+        if error.startswith("ERR Function not found"):
+            await _load_library(link)
+            answer = await link.send(command)
+            if not isinstance(answer, hiredis.ReplyError):
+                return answer
+            error = str(answer)
+        if error.startswith(("READONLY", "MOVED", "MASTERDOWN")):
+            link.lose(f"another Redis is in charge: {error}")
+        raise LimiterUnavailableError(f"Redis refuses: {error}")
+
+    async def _seed(self, account_id: str, plan: Plan) -> None:
+        seed = await self._seeding.load(account_id, plan.limits)
+        if self._now_ms is None:
+            seconds, micros = await self._ask(pack("TIME"))
+            now_ms = int(seconds) * 1000 + int(micros) // 1000
+        else:
+            now_ms = self._now_ms()
+        buckets = seed_buckets(plan.limits, seed, now_ms)
+        values = [
+            buckets[limit.name] if limit.kind is LimitKind.WINDOW else seed.spent.get((limit.name, limit.period), 0)
+            for limit in plan.limits
+        ]
+        epoch = secrets.randbits(52) + 1
+        await self._ask(self._commands.seed(account_id, plan, epoch, values, seed.calls))
+
+    async def _pay(self, debt: Debt) -> None:
+        plan = self._commands.plan(debt.limits)
+        if debt.amounts is None:
+            await self._ask(self._commands.release(debt.account_id, debt.call_id, plan))
+            return
+        command = self._commands.settle(debt.account_id, debt.call_id, plan, debt.epoch, debt.amounts)
+        await self._known(debt.account_id, plan, command)
+
+    # --- connecting ---------------------------------------------------------------------------------------------------
+
+    async def _connected(self) -> Link:
+        """Wait for the connection that is being made; fail at once while Redis is known to be away."""
+        if self._is_closed:
+            raise LimiterUnavailableError("the limiter is closed")
+        if self._keeper is None:
+            self._linked = asyncio.get_running_loop().create_future()
+            self._keeper = asyncio.create_task(self._keep_connected(), name="limiter-redis")
+        if self._linked is None:
+            raise LimiterUnavailableError(self._reason)
+        return await asyncio.shield(self._linked)
+
+    async def _keep_connected(self) -> None:
+        """Connect, wait until the connection is lost, and connect again: at once first, then with growing pauses."""
+        pause_s = 0.0
+        while True:
+            self._lost.clear()
+            began_s = time.monotonic()
+            try:
+                link = await self._connect()
+            except LimiterUnavailableError as exc:
+                self._fail(str(exc))
+            else:
+                self._link = link
+                if self._linked is not None and not self._linked.done():
+                    self._linked.set_result(link)
+                await self._lost.wait()
+                self._on_lost(link)
+                if time.monotonic() - began_s > BACKOFF_MAX_S:
+                    pause_s = 0.0
+                    continue
+                self._fail("the connection to Redis does not last")
+            pause_s = min(max(pause_s * 2, BACKOFF_MIN_S), BACKOFF_MAX_S)
+            await asyncio.sleep(pause_s * (0.5 + random.random() / 2))  # noqa: S311 - not a secret
+
+    async def _connect(self) -> Link:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                link = await open_link(self._target, self._timeout_s, self._on_lost)
+                await _ensure_library(link)
+                return link
+        except TimeoutError as exc:
+            raise LimiterUnavailableError(f"Redis at {self._target!r} does not answer") from exc
+
+    def _on_lost(self, link: Link) -> None:
+        if link is self._link:
+            self._link = None
+            self._linked = asyncio.get_running_loop().create_future()
+        self._lost.set()
+
+    def _fail(self, reason: str) -> None:
+        self._reason = reason
+        linked, self._linked = self._linked, None
+        if linked is not None and not linked.done():
+            linked.set_exception(LimiterUnavailableError(reason))
+            linked.exception()  # looked at: perhaps nobody waits
+
+
+async def _ensure_library(link: Link) -> None:
+    answer = await link.send(pack("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY))
+    if isinstance(answer, hiredis.ReplyError):
+        link.lose("no functions")
+        raise LimiterUnavailableError(f"Redis does not take functions: {answer}")
+    if not answer:
+        await _load_library(link)
+
+
+async def _load_library(link: Link) -> None:
+    code = files("proxy.limiter").joinpath("limiter.lua").read_text()
+    answer = await link.send(pack("FUNCTION", "LOAD", "REPLACE", code))
+    if isinstance(answer, hiredis.ReplyError):
+        link.lose("no functions")
+        raise LimiterUnavailableError(f"Redis does not take the limiter's functions: {answer}")
+    _log.info("loaded the functions %s into Redis", LIBRARY)
