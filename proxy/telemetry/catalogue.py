@@ -195,6 +195,7 @@ WATCHED: Final = (
         ("result",),
         "Reloads of the settings, by result: taken or refused.",
     ),
+    Described("tollgate_worker_restarts_total", Kind.COUNTER, (), "Workers that died and were started again."),
     Described("tollgate_upstream_in_flight_calls", Kind.GAUGE, ("upstream",), "Calls that an upstream is answering."),
     Described(
         "tollgate_upstream_suspect",

@@ -60,6 +60,7 @@ def configure(
     root.setLevel(number)
     # What the call log says already, or says too much.
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(max(number, logging.INFO))
     logging.captureWarnings(capture=True)
     structlog.configure(

@@ -1,78 +1,151 @@
-"""What Prometheus scrapes while the dashboard is tried: an admin listener under calls.
+"""What Prometheus scrapes while the dashboard is tried: ``tollgate serve`` under calls of every kind.
 
-``running_target`` yields the port of an admin listener and keeps calls of every kind going until it is left.
+A simulated cluster stands behind it; both are processes of their own. Calls come over HTTP, as customers make them:
+streams and whole answers, some broken off, some refused, some with mistakes.
 """
 
 import asyncio
 import contextlib
+import json
+import os
 import random
+import re
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
-from proxy.core.usage import Source, TariffClass, UsageType
-from proxy.telemetry.catalogue import WATCHED
-from proxy.telemetry.metrics import Metrics, sample_loop_lag
-from proxy.web.admin import AdminServer
-from tests.telemetry.scraped import CHAT, charge
+import aiohttp
 
-MODELS = ["gpt-oss:120b", "gemma3:27b"]
-TIERS = ["tier1", "monthly"]
+from tests.support.services import free_port, stop, wait_for_port
+
+ROOT = Path(__file__).parents[2]
+TOLLGATE = ROOT / ".venv/bin/tollgate"
+MODELS = ("gpt-oss:120b", "gemma3:27b")
+REQUESTS_SMALL = 25
+"""Requests a minute of the account that is to be refused."""
+
+PROMPTS = (
+    *["write a few words SIM:tokens=12"] * 6,
+    "the same beginning again SIM:tokens=8 SIM:cached=4",
+    "SIM:tokens=8 SIM:no-usage",
+    "SIM:drop",
+    "SIM:status=500",
+)
 
 
-def simulate_call(metrics: Metrics, chance: random.Random) -> None:
-    """Count one call, of any kind and any end."""
-    model, tier = chance.choice(MODELS), chance.choice(TIERS)
-    status = chance.choice([200] * 7 + [400, 429, 502])
-    metrics.call_began()
-    if status == 200:
-        source = chance.choice([Source.REPORTED] * 9 + [Source.ESTIMATED])
-        used = charge(
-            (UsageType.INPUT, chance.randrange(1, 500), 1_800_000),
-            (UsageType.OUTPUT, chance.randrange(1, 500), 8_000_000),
-            source=source,
+def _config(folder: Path) -> Path:
+    """The project's own settings, but for a tier that is soon refused."""
+    config = folder / "config"
+    shutil.copytree(ROOT / "config", config)
+    tiers = config / "tiers.yaml"
+    before, tier4, after = re.split(r"(^  tier4:.*?(?=^  monthly:))", tiers.read_text(), flags=re.MULTILINE | re.DOTALL)
+    tiers.write_text(before + tier4.replace("requests: 1000", f"requests: {REQUESTS_SMALL}") + after)
+    return config
+
+
+class _Tollgate:
+    """A running ``tollgate serve`` and its commands."""
+
+    def __init__(self, folder: Path, upstream_port: int) -> None:
+        self.folder = folder
+        self.config = _config(folder)
+        self.port, self.admin_port = free_port(), free_port()
+        self.environment = {
+            **{name: text for name, text in os.environ.items() if not name.startswith("TOLLGATE_")},
+            "TOLLGATE_LISTEN": f"127.0.0.1:{self.port}",
+            "TOLLGATE_ADMIN_LISTEN": f"127.0.0.1:{self.admin_port}",
+            "TOLLGATE_STATE_DIR": str(folder / "state"),
+            "TOLLGATE_UPSTREAM": f"http://127.0.0.1:{upstream_port}",
+        }
+
+    def command(self, *words: str) -> str:
+        """What a command prints."""
+        done = subprocess.run(
+            [TOLLGATE, *words, "--config", str(self.config)],
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
-        metrics.charged(CHAT, model, tier, used, TariffClass.STANDARD, chance.choice(["acme", "globex"]))
-        metrics.call_ended(CHAT, model, tier, 200, "finished", chance.expovariate(1), chance.random(), 0.002)
-        return
-    if status == 429:
-        metrics.refused("output_tokens_hour", tier)
-    if status == 502:
-        metrics.upstream_failed("cluster", "closed")
-    metrics.error(status, "some_error")
-    metrics.call_ended(CHAT, model, tier, status, "refused", 0.002)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def key_of_new_account(self, name: str, tier: str) -> str:
+        """Create an account and return a key of it."""
+        self.command("accounts", "create", name, "--tier", tier)
+        key: str = json.loads(self.command("keys", "create", name, "--json"))["key"]
+        return key
+
+    def serve(self, log: Path) -> subprocess.Popen[bytes]:
+        """Start the server."""
+        return _process([str(TOLLGATE), "serve", "--config", str(self.config)], log, self.environment)
 
 
-async def _serve(stop: threading.Event, started: threading.Event, ports: list[int]) -> None:
-    metrics = Metrics(MODELS)
-    chance = random.Random(7)
-    by_label = {"result": "refused", "upstream": "cluster"}
-    for described in WATCHED:
-        if not described.name.startswith("tollgate_ready"):
-            labels = {label: by_label[label] for label in described.labels}
-            metrics.watch(described.name, "", lambda: 0, labels)
-    server = AdminServer("127.0.0.1:0", metrics, lambda: {"directory": True})
-    await server.start()
-    lag = asyncio.get_running_loop().create_task(sample_loop_lag(metrics.loop_lag))
-    ports.append(server.port)
-    started.set()
-    while not stop.is_set():
-        for _ in range(20):
-            simulate_call(metrics, chance)
-        await asyncio.sleep(0.05)
-    lag.cancel()
-    await server.close()
+def _process(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=log.parent)
+
+
+async def _one_call(session: aiohttp.ClientSession, key: str, chance: random.Random) -> None:
+    model = chance.choice(MODELS)
+    body = {"model": model, "messages": [{"role": "user", "content": chance.choice(PROMPTS)}], "max_tokens": 16}
+    if chance.random() < 0.5:
+        body["stream"] = True
+    mistake = chance.random()
+    if mistake < 0.05:
+        body["model"] = f"no-such-model-{chance.random()}"
+    elif mistake < 0.1:
+        body["temperature"] = 7
+    elif mistake < 0.15:
+        key = "tg-nobody"
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+        async with session.post(
+            "/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"}
+        ) as answer:
+            if chance.random() < 0.05:
+                return  # a client that leaves
+            await answer.read()
+
+
+async def _customer(base_url: str, keys: list[str], seed: int, over: threading.Event) -> None:
+    chance = random.Random(seed)
+    async with aiohttp.ClientSession(base_url, timeout=aiohttp.ClientTimeout(total=10)) as session:
+        while not over.is_set():
+            await _one_call(session, chance.choice(keys), chance)
+            await asyncio.sleep(chance.expovariate(20))
+
+
+async def _customers(base_url: str, keys: list[str], over: threading.Event) -> None:
+    await asyncio.gather(*[_customer(base_url, keys, seed, over) for seed in range(4)])
 
 
 @contextlib.contextmanager
-def running_target() -> Iterator[int]:
-    """Serve metrics that calls keep moving."""
-    stop, started = threading.Event(), threading.Event()
-    ports: list[int] = []
-    serving = threading.Thread(target=lambda: asyncio.run(_serve(stop, started, ports)))
-    serving.start()
-    try:
-        assert started.wait(10)
-        yield ports[0]
-    finally:
-        stop.set()
-        serving.join(10)
+def running_target(folder: Path) -> Iterator[int]:
+    """Run everything, keep calls coming, and yield the port of the admin listener."""
+    cluster_port = free_port()
+    tollgate = _Tollgate(folder, cluster_port)
+    over = threading.Event()
+    with contextlib.ExitStack() as running:
+        cluster = _process(
+            [sys.executable, "-m", "proxy.simulator", "--port", str(cluster_port), "--tokens-per-second", "200"],
+            folder / "cluster.log",
+            {**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        running.callback(stop, cluster)
+        server = tollgate.serve(folder / "tollgate.log")
+        running.callback(stop, server, 40)
+        wait_for_port(cluster_port, cluster)
+        wait_for_port(tollgate.port, server)
+        keys = [tollgate.key_of_new_account("acme", "tier1"), tollgate.key_of_new_account("globex", "tier4")]
+        customers = threading.Thread(
+            target=lambda: asyncio.run(_customers(f"http://127.0.0.1:{tollgate.port}", keys, over))
+        )
+        customers.start()
+        running.callback(customers.join, 15)
+        running.callback(over.set)
+        yield tollgate.admin_port
