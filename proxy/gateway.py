@@ -1,7 +1,7 @@
 """The gateway: the way of one call, from a bearer token to a settled entry.
 
-What belongs here: the order of the steps, and what each failure means for the client and for the hold. What does not: HTTP
-on the client's side (web/public.py), bytes (upstream/), counting (core/), keeping (limiter/, ledger/).
+What belongs here: the order of the steps, and what each failure means for the client and for the hold. What does not:
+HTTP on the client's side (web/public.py), bytes (upstream/), counting (core/), keeping (limiter/, ledger/).
 """
 
 import asyncio
@@ -43,19 +43,23 @@ CLIENT_GONE: Final = 499
 
 
 class Incoming(Protocol):
-    """A request of a client, as the web layer hands it over.
+    """A request of a client, as the web layer hands it over."""
 
-    Attributes:
-        endpoint: its row in the endpoint table.
-        port: where the answer goes.
-        started_s: when it came, monotonic seconds.
-        client_request_id: the client's own name for it, if it gave one.
-    """
+    @property
+    def endpoint(self) -> Endpoint:
+        """Its row in the endpoint table."""
 
-    endpoint: Endpoint
-    port: ClientPort
-    started_s: float
-    client_request_id: str | None
+    @property
+    def port(self) -> ClientPort:
+        """Where the answer goes."""
+
+    @property
+    def started_s(self) -> float:
+        """When it came, monotonic seconds."""
+
+    @property
+    def client_request_id(self) -> str | None:
+        """The client's own name for it, if it gave one."""
 
     def token(self) -> str | None:
         """The bearer token, None when there is none."""
@@ -128,6 +132,7 @@ class Gateway:
             raise
         except Exception as exc:  # noqa: BLE001 - the last line: a bug must not leave a client without an answer
             self._observer.failed("call", exc)
+            self._settlement.drop(report.call_id)
             return await self._refuse(internal(), report)
         finally:
             if not report.abandoned:
@@ -146,6 +151,8 @@ class Gateway:
             self._tasks.spawn(self._abandon(flight, report), "abandoned")
             raise
         report.answered_s = self._clock()
+        if relay.error is not None and relay.error.kind is FailureKind.INTERNAL:
+            self._observer.failed("relay", relay.error)
         if relay.streaming:
             await self._end_stream(incoming, flight, relay, report)
             return None
@@ -168,7 +175,17 @@ class Gateway:
         prices = settings.prices.version_at(now_ms)
         needs = amounts(limits, call.output_tokens_max, cost_bound_pico(call, prices, TariffClass.STANDARD))
         return Flight(
-            report.call_id, principal, tier, endpoint, call, limits, needs, prices, month.name, month.day, now_ms
+            report.call_id,
+            principal,
+            tier,
+            endpoint,
+            call,
+            limits,
+            needs,
+            prices,
+            month.name,
+            month.day,
+            now_ms,
         )
 
     def _authenticate(self, token: str | None, now_ms: int) -> Principal:
@@ -231,7 +248,7 @@ class Gateway:
         return await exchange(self._pools, call.model.upstreams, request, new_relay, self._observer.upstream_failed)
 
     async def _abandon(self, flight: Flight, report: Report) -> None:
-        """The client left before the end: a stream is cut and billed so far, any other call runs to its end and is billed."""
+        """The client left before the end: a stream is cut and billed so far, any other call runs to its end."""
         try:
             await self._end_abandoned(flight, report)
         except ApiError:
@@ -308,9 +325,10 @@ class Gateway:
         if outcome is Outcome.DISCONNECTED and reading.complete:
             outcome = Outcome.FINISHED  # all there was to say had been said
         report.outcome = outcome
-        self._observer.charged(report, self._settlement.rate(flight, reading.usage, outcome))
+        charge = self._settlement.rate(flight, reading.usage, outcome)
+        self._observer.charged(report, charge)
         try:
-            await self._settlement.commit(flight, reading.usage, report.charge, outcome)
+            await self._settlement.commit(flight, reading.usage, charge, outcome)
         except OutboxError as exc:
             self._observer.failed("commit", exc)
             raise unavailable() from exc

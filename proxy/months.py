@@ -1,6 +1,7 @@
 """Which month it is for an account, and the limits that follow, remembered between calls.
 
-What belongs here: a small cache in front of ``core.calendar`` and ``core.quotas``, so that the hot path computes neither.
+What belongs here: a small cache in front of ``core.calendar`` and ``core.quotas``, so that the hot path computes
+neither.
 """
 
 import msgspec

@@ -23,8 +23,25 @@ class Report:
     """What is known of a call so far. Times are monotonic seconds; None: it never got there."""
 
     __slots__ = (
-        "abandoned", "admission", "answered_s", "call", "call_id", "charge", "client_request_id", "ended_s", "error_type", "first_byte_s",
-        "limits", "outcome", "principal", "route", "sent_s", "started_s", "status", "tier", "upstream",
+        "abandoned",
+        "admission",
+        "answered_s",
+        "call",
+        "call_id",
+        "charge",
+        "client_request_id",
+        "ended_s",
+        "error_type",
+        "first_byte_s",
+        "limits",
+        "outcome",
+        "principal",
+        "route",
+        "sent_s",
+        "started_s",
+        "status",
+        "tier",
+        "upstream",
     )
 
     def __init__(self, call_id: str, route: str, started_s: float, client_request_id: str | None = None) -> None:
@@ -92,7 +109,12 @@ class Observer:
         assert report.call is not None
         assert report.tier is not None
         self._metrics.charged(
-            report.route, report.call.model.id, report.tier.id, charge, TariffClass.STANDARD, report.principal.account.name
+            report.route,
+            report.call.model.id,
+            report.tier.id,
+            charge,
+            TariffClass.STANDARD,
+            report.principal.account.name,
         )
 
     def ended(self, report: Report, now_s: float) -> None:
@@ -104,7 +126,14 @@ class Observer:
         outcome = report.outcome.value if report.outcome is not None else "refused"
         first_byte_s = report.first_byte_s - report.started_s if report.first_byte_s is not None else None
         metrics.call_ended(
-            report.route, model, tier, report.status, outcome, now_s - report.started_s, first_byte_s, report.overhead_s
+            report.route,
+            model,
+            tier,
+            report.status,
+            outcome,
+            now_s - report.started_s,
+            first_byte_s,
+            report.overhead_s,
         )
         if report.bound is not None:
             metrics.refused(report.bound, tier)

@@ -8,8 +8,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from proxy.core.calls import PreparedCall
 from proxy.core.accounts import Principal
+from proxy.core.calls import PreparedCall
 from proxy.core.catalogue import Tier, Upstream
 from proxy.core.endpoints import Endpoint
 from proxy.core.entries import Charge, Entry, Outcome
@@ -27,8 +27,19 @@ class Flight:
     """A call that has been admitted and is not settled yet: everything that its settlement needs."""
 
     __slots__ = (
-        "admitted_ms", "call", "call_id", "day", "endpoint", "limits", "month", "needs", "prices", "principal", "relay",
-        "tier", "upstream",
+        "admitted_ms",
+        "call",
+        "call_id",
+        "day",
+        "endpoint",
+        "limits",
+        "month",
+        "needs",
+        "prices",
+        "principal",
+        "relay",
+        "tier",
+        "upstream",
     )
 
     def __init__(
@@ -83,7 +94,12 @@ class Settlement:
     """
 
     def __init__(
-        self, outbox: Outbox, limiter: Limiter, tasks: Tasks, heartbeat_s: float, on_error: Callable[[str, Exception], None]
+        self,
+        outbox: Outbox,
+        limiter: Limiter,
+        tasks: Tasks,
+        heartbeat_s: float,
+        on_error: Callable[[str, Exception], None],
     ) -> None:
         self._outbox = outbox
         self._limiter = limiter
@@ -120,6 +136,14 @@ class Settlement:
         self.in_flight.pop(flight.call_id, None)
         self._outbox.forget(flight.call_id)
         self._tasks.spawn(self._release_limits(flight), "release")
+
+    def drop(self, call_id: str) -> None:
+        """Give back the hold of a call that came to grief, if it still has one."""
+        flight = self.in_flight.get(call_id)
+        if flight is not None:
+            if flight.relay is not None:
+                flight.relay.abort()
+            self.release(flight)
 
     async def _settle_limits(self, flight: Flight, used: tuple[int, ...]) -> None:
         await self._limiter.settle(flight.principal.account.id, flight.call_id, flight.limits, used)

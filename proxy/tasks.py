@@ -1,7 +1,7 @@
 """Background tasks, in one place that keeps and drains them.
 
-What belongs here: the only ``asyncio.create_task`` of the project. A bare task can be garbage-collected while it runs, and
-its exception is lost; here each is referenced until it ends, its failure is reported, and shutdown waits for it.
+What belongs here: the only ``asyncio.create_task`` of the project. A bare task can be garbage-collected while it runs,
+and its exception is lost; here each is referenced until it ends, its failure is reported, and shutdown waits for it.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ class Tasks:
 
     def __init__(self, on_failure: Callable[[str, BaseException], None]) -> None:
         self._running: set[asyncio.Task[Any]] = set()
+        self._watching: set[asyncio.Task[Any]] = set()
         self._on_failure = on_failure
 
     def __len__(self) -> int:
@@ -28,6 +29,14 @@ class Tasks:
         task = asyncio.create_task(coroutine, name=name)
         self._running.add(task)
         task.add_done_callback(self._ended)
+        return task
+
+    def watch(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run what runs for as long as the process: its owner cancels it, ``drain`` does not wait for it."""
+        task = self.spawn(coroutine, name)
+        self._running.discard(task)
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
         return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:

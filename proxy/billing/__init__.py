@@ -1,0 +1,1 @@
+"""What finance needs, made from ledger entries."""

@@ -1,0 +1,22 @@
+"""The command line: ``tollgate``. One module a command; what they share is in ``ledger_session``."""
+
+import click
+
+from proxy import __version__
+from proxy.cli.accounts import accounts
+from proxy.cli.check import check
+from proxy.cli.credit import credit
+from proxy.cli.demo import demo
+from proxy.cli.keys import keys
+from proxy.cli.serve import serve
+from proxy.cli.usage import usage
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tollgate")
+def main() -> None:
+    """Tollgate: a metering, limiting and pricing reverse proxy in front of an LLM inference cluster."""
+
+
+for command in (serve, check, demo, accounts, keys, credit, usage):
+    main.add_command(command)

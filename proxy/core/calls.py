@@ -1,7 +1,7 @@
 """Calls: from a request body to what must be known before it may go on. Pure.
 
-What belongs here: checking documented parameters, finding the model, bounding what the call can produce, and the patches
-that the upstream's copy of the body needs. What does not: who calls, and whether the limits have room.
+What belongs here: checking documented parameters, finding the model, bounding what the call can produce, and the
+patches that the upstream's copy of the body needs. What does not: who calls, and whether the limits have room.
 """
 
 import re

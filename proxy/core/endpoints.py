@@ -4,12 +4,15 @@ What belongs here: the documented routes and their usage types (API documentatio
 that is not in the table does not exist for a customer. What does not: handling a call (gateway.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
+from proxy.core.calls import PreparedCall, prepare_chat
+from proxy.core.catalogue import Engine, Model
+from proxy.core.meters import Reading, StreamMeter, read_body, stream_meter
 from proxy.core.usage import UsageType
 
 _TEXT: Final = (UsageType.INPUT, UsageType.CACHED_INPUT, UsageType.OUTPUT, UsageType.REASONING)
@@ -34,14 +37,41 @@ class Endpoint(msgspec.Struct, frozen=True):
         route: documented path, for example ``/v1/chat/completions``.
         method: HTTP method.
         usage_types: everything that a call can use.
+        prepare: checks a body and makes it ready: (body, models by name, route, default max_tokens) -> call.
+        stream_meter: makes the meter of a streamed answer: (engine, call) -> meter.
+        read_body: reads a whole answer: (engine, body, call) -> reading.
     """
 
     route: str
     method: str
     usage_types: tuple[UsageType, ...]
+    prepare: Callable[[bytes, Mapping[str, Model], str, int], PreparedCall]
+    stream_meter: Callable[[Engine, PreparedCall], StreamMeter]
+    read_body: Callable[[Engine, bytes, PreparedCall], Reading]
 
 
-CHAT_COMPLETIONS: Final = Endpoint("/v1/chat/completions", "POST", ROUTE_USAGE_TYPES["/v1/chat/completions"])
+def _text_stream(engine: Engine, call: PreparedCall) -> StreamMeter:
+    return stream_meter(
+        engine,
+        forward_usage=call.forward_usage,
+        strip_continuous=call.strip_continuous,
+        choices=call.choices,
+        prompt_bytes=call.prompt_bytes,
+    )
+
+
+def _text_body(engine: Engine, body: bytes, call: PreparedCall) -> Reading:
+    return read_body(engine, body, choices=call.choices, prompt_bytes=call.prompt_bytes)
+
+
+CHAT_COMPLETIONS: Final = Endpoint(
+    "/v1/chat/completions",
+    "POST",
+    ROUTE_USAGE_TYPES["/v1/chat/completions"],
+    prepare_chat,
+    _text_stream,
+    _text_body,
+)
 
 ENDPOINTS: Final[Mapping[str, Endpoint]] = MappingProxyType({CHAT_COMPLETIONS.route: CHAT_COMPLETIONS})
 """Everything that is served, by route."""

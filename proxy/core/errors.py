@@ -27,7 +27,7 @@ class ApiError(Exception):
         code: documented code, left out of the body when None.
     """
 
-    def __init__(self, status: int, message: str, type: str, param: str | None = None, code: str | None = None):  # noqa: A002
+    def __init__(self, status: int, message: str, type: str, param: str | None = None, code: str | None = None) -> None:  # noqa: A002
         super().__init__(message)
         self.status = status
         self.type = type
@@ -37,7 +37,7 @@ class ApiError(Exception):
 
 
 def invalid_parameter(param: str, problem: str) -> ApiError:
-    """Return the 400 for a documented parameter with a wrong value; ``problem`` completes "Invalid parameter 'x': …"."""
+    """Return the 400 for a documented parameter with a wrong value; ``problem`` follows "Invalid parameter 'x':"."""
     return ApiError(400, f"Invalid parameter '{param}': {problem}", "invalid_request_error", param)
 
 

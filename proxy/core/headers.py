@@ -1,7 +1,7 @@
 """Header lines, as bytes: what goes to upstreams, what goes to clients, and what limits say about themselves. Pure.
 
-What belongs here: which headers pass a proxy and which end at it (RFC 9110 section 7.6.1), and the limit headers. Lines end
-with CRLF. Values come from a parser that refuses CR and LF, or are made here.
+What belongs here: which headers pass a proxy and which end at it (RFC 9110 section 7.6.1), and the limit headers.
+Lines end with CRLF. Values come from a parser that refuses CR and LF, or are made here.
 """
 
 import re
@@ -16,20 +16,52 @@ RETRY_SOON_MS: Final = 60_000
 
 _HOP_BY_HOP: Final = frozenset(
     {
-        b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
-        b"transfer-encoding", b"upgrade",
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
     }
 )
 _ENDS_HERE: Final = _HOP_BY_HOP | {
     # ours to set for the upstream
-    b"host", b"authorization", b"content-length", b"accept-encoding", b"x-request-id", b"traceparent", b"content-encoding",
+    b"host",
+    b"authorization",
+    b"content-length",
+    b"accept-encoding",
+    b"x-request-id",
+    b"traceparent",
+    b"content-encoding",
     # not the upstream's business: who the customer is, and what only this proxy may claim
-    b"cookie", b"expect", b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip",
-    b"x-api-key", b"api-key",
+    b"cookie",
+    b"expect",
+    b"forwarded",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-proto",
+    b"x-real-ip",
+    b"x-api-key",
+    b"api-key",
 }
 _ANSWER_ENDS_HERE: Final = _HOP_BY_HOP | {
-    b"content-length", b"date", b"server", b"set-cookie", b"x-request-id", b"retry-after", b"retry-after-ms", b"x-should-retry",
-    b"ratelimit", b"ratelimit-policy", b"alt-svc", b"strict-transport-security", b"content-type", b"cache-control",
+    b"content-length",
+    b"date",
+    b"server",
+    b"set-cookie",
+    b"x-request-id",
+    b"retry-after",
+    b"retry-after-ms",
+    b"x-should-retry",
+    b"ratelimit",
+    b"ratelimit-policy",
+    b"alt-svc",
+    b"strict-transport-security",
+    b"content-type",
+    b"cache-control",
 }
 _TITLES: Final = {
     REQUESTS: "Requests",
@@ -42,10 +74,7 @@ _TRACEPARENT: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{1
 def _connection_listed(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
     """Names that the Connection header declares hop-by-hop."""
     listed = [
-        part.strip().lower()
-        for name, value in headers
-        if name.lower() == b"connection"
-        for part in value.split(b",")
+        part.strip().lower() for name, value in headers if name.lower() == b"connection" for part in value.split(b",")
     ]
     return frozenset(listed) - {b"close", b"keep-alive"}
 
@@ -53,7 +82,8 @@ def _connection_listed(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[byte
 def upstream_lines(headers: Iterable[tuple[bytes, bytes]], call_id: str) -> bytes:
     """Return the header lines that a request keeps on its way to an upstream, with our request id and trace context.
 
-    A valid ``traceparent`` keeps its trace and gets our span as parent; otherwise a trace begins here, named by the call id.
+    A valid ``traceparent`` keeps its trace and gets our span as parent; otherwise a trace begins here, named by the
+    call id.
     """
     drop = _ENDS_HERE
     lines = []
@@ -95,11 +125,13 @@ def answer_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 def limit_lines(limits: Iterable[Limit], answer: Admission) -> bytes:
     """Return the limit headers of an authenticated answer: the documented trios and the IETF pair.
 
-    ``X-RateLimit-Reset-…`` is Unix seconds, rounded up, at which the limit is whole again. Limits that are not counted in
-    requests or tokens have no trio. The pair follows draft-ietf-httpapi-ratelimit-headers; first comes the limit that bound,
-    or else the one with the least room.
+    ``X-RateLimit-Reset-…`` is Unix seconds, rounded up, at which the limit is whole again. Limits that are not counted
+    in requests or tokens have no trio. The pair follows draft-ietf-httpapi-ratelimit-headers; first comes the limit
+    that bound, or else the one with the least room.
     """
-    shown = [(state, limit.window_s) for state, limit in zip(answer.states, limits, strict=True) if state.name in _TITLES]
+    shown = [
+        (state, limit.window_s) for state, limit in zip(answer.states, limits, strict=True) if state.name in _TITLES
+    ]
     trios = [
         f"X-RateLimit-Limit-{_TITLES[state.name]}: {state.capacity}\r\n"
         f"X-RateLimit-Remaining-{_TITLES[state.name]}: {state.remaining}\r\n"

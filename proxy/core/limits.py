@@ -11,14 +11,18 @@ Rules, for every implementation of ``proxy.limiter.Limiter``:
    than C delivered.
 2. An amount is stamped when it is settled (``Stamp.SETTLEMENT``), or when the call is admitted
    (``Stamp.ADMISSION``: requests). The latter is no hold: it is used from admission on, and stays used.
-3. A *budget* of capacity C for a period (a month): spent + held + need is at most C. It ends at ``ends_ms``; a period is
+3. A *budget* of capacity C for a period (a month): spent + held + need is at most C. It ends at ``ends_ms``; a period
+is
    named, so a call settles into the period in which it was admitted.
 4. All limits of a call are taken, or none. A refused call leaves no trace.
-5. Every verb is keyed by call id and can be replayed: a replayed ``admit`` of a call in flight returns the first answer;
+5. Every verb is keyed by call id and can be replayed: a replayed ``admit`` of a call in flight returns the first
+answer;
    a replayed ``settle``, ``release`` or ``extend`` of a call that is gone changes nothing.
-6. A hold that has seen no ``extend`` until its expiry is settled, at its expiry, with the amounts last known (0 unless an
+6. A hold that has seen no ``extend`` until its expiry is settled, at its expiry, with the amounts last known (0 unless
+an
    ``extend`` said more). A ``settle`` that comes after that corrects the amounts by the difference, once.
-7. Time is the store's own clock in whole milliseconds and never runs back: an earlier reading is taken as the latest one
+7. Time is the store's own clock in whole milliseconds and never runs back: an earlier reading is taken as the latest
+one
    that an account has seen.
 8. ``retry_after_ms`` of a refusal is the smallest wait after which the same call is admitted if nothing else happens
    (buckets age out, holds expire as in rule 6, a budget's period ends).

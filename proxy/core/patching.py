@@ -1,7 +1,7 @@
 """Patching JSON objects: request bodies are changed in place, byte for byte elsewhere, never re-serialised.
 
-What belongs here: finding and replacing top-level members of a JSON object that is known to be valid. Re-serialising would
-change what the customer wrote (number formats, key order, escapes, duplicate keys) and costs far more.
+What belongs here: finding and replacing top-level members of a JSON object that is known to be valid. Re-serialising
+would change what the customer wrote (number formats, key order, escapes, duplicate keys) and costs far more.
 """
 
 import json
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 # A string, or a bracket: all that is needed to know the depth. Possessive, so no input makes it backtrack.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]', re.DOTALL)
 _AFTER_KEY = re.compile(rb"\s*+:\s*+")
+_QUOTE = ord('"')
 _SCALAR = re.compile(rb"[^\s,}\]]++")
 
 
@@ -39,7 +40,8 @@ def patch_object(body: bytes, changes: Mapping[str, bytes]) -> bytes:
 
 def _member_spans(body: bytes, wanted: Mapping[str, bytes]) -> list[tuple[str, int, int]]:
     """Return (key, start, end) of the values of wanted top-level members, in order."""
-    # Most bodies hold none of the keys: a search is cheaper than a walk. An escaped key has a backslash before its colon.
+    # Most bodies hold none of the keys: a search is cheaper than a walk. An escaped key has a backslash before its
+    # colon.
     if not any(b'"%b"' % key.encode() in body for key in wanted) and not _has_escaped_key(body):
         return []
     spans = []
@@ -75,7 +77,7 @@ def _key_text(token: bytes) -> str:
 
 def _value_end(body: bytes, start: int) -> int:
     first = body[start]
-    if first == 0x22:  # a string
+    if first == _QUOTE:
         match = _TOKEN.match(body, start)
         assert match is not None
         return match.end()

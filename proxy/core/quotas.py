@@ -42,7 +42,12 @@ def limits_of(tier: Tier, month: str, month_ends_ms: int) -> tuple[Limit, ...]:
 def amounts(limits: tuple[Limit, ...], output_tokens: int, cost_pico: int) -> tuple[int, ...]:
     """Return, beside each limit, what a call has used of it: one request, output tokens, or nano-euros rounded up."""
     nano = nano_from_pico_up(cost_pico)
-    by_name = {REQUESTS: 1, OUTPUT_TOKENS_HOUR: output_tokens, OUTPUT_TOKENS_DAY: output_tokens, BUDGET_MONTH: nano}
+    by_name = {
+        REQUESTS: 1,
+        OUTPUT_TOKENS_HOUR: output_tokens,
+        OUTPUT_TOKENS_DAY: output_tokens,
+        BUDGET_MONTH: nano,
+    }
     return tuple([by_name[limit.name] for limit in limits])
 
 

@@ -1,0 +1,1 @@
+"""Upstreams: the relay, its connections, and how they fail."""

@@ -1,10 +1,10 @@
 """One connection to an upstream: HTTP/1.1 over an asyncio transport, parsed by httptools.
 
-What belongs here: bytes and framing of one exchange at a time. What does not: choosing connections (pool.py) and what an
-answer means (relay.py).
+What belongs here: bytes and framing of one exchange at a time. What does not: choosing connections (pool.py) and what
+an answer means (relay.py).
 
-aiohttp's client costs 60-70 us a call; this costs a few, because no coroutine is woken for a piece of an answer: what one
-read brought is joined and handed to the sink synchronously.
+aiohttp's client costs 60-70 us a call; this costs a few, because no coroutine is woken for a piece of an answer: what
+one read brought is joined and handed to the sink synchronously.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ class Sink(Protocol):
         """The head of the final answer (1xx are passed over). Header names are in lower case."""
 
     def on_data(self, data: bytes) -> None:
-        """What one read brought of the body, joined; called at least once, right after ``on_head``, then maybe empty."""
+        """What one read brought of the body, joined; called right after ``on_head`` too, then maybe empty."""
 
     def on_end(self) -> None:
         """The answer is whole."""
@@ -46,9 +46,27 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_body_until_close", "_clock", "_complete", "_head", "_head_bytes", "_head_told", "_headers", "_idle_s", "_keep_alive",
-        "_on_idle", "_on_lost", "_parser", "_pieces", "_received", "_sink", "_transport", "deadline", "exchanges", "idle_since",
-        "on_body", "reading_paused",
+        "_body_until_close",
+        "_clock",
+        "_complete",
+        "_head",
+        "_head_bytes",
+        "_head_told",
+        "_headers",
+        "_idle_s",
+        "_keep_alive",
+        "_on_idle",
+        "_on_lost",
+        "_parser",
+        "_pieces",
+        "_received",
+        "_sink",
+        "_transport",
+        "deadline",
+        "exchanges",
+        "idle_since",
+        "on_body",
+        "reading_paused",
     )
 
     def __init__(
@@ -149,7 +167,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._deliver()  # what came before the fault is whole events that the client may have
             self._fail(FailureKind.BROKEN if self._head else FailureKind.INVALID, type(exc).__name__)
             return
-        self._deliver()
+        try:
+            self._deliver()
+        except Exception as exc:  # noqa: BLE001 - a bug in a sink ends this exchange, and says so to whoever waits for it
+            self._fail(FailureKind.INTERNAL, cause=exc)
+            return
         if self._complete:
             self._finish()
 
@@ -229,8 +251,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._body_until_close = True
         self.resume_reading()
 
-    def _fail(self, kind: FailureKind, detail: str = "") -> None:
+    def _fail(self, kind: FailureKind, detail: str = "", cause: BaseException | None = None) -> None:
         sink = self._sink
         self.abort()
         if sink is not None:
-            sink.on_failure(UpstreamError(kind, detail))
+            error = UpstreamError(kind, detail)
+            error.__cause__ = cause
+            sink.on_failure(error)

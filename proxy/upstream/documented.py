@@ -1,8 +1,8 @@
 """Foreign errors made ours: what an upstream says in its own shape, as the documented error.
 
-What belongs here: the mapping. Each engine has its own error shape (``{"error": {…}}`` with a number as code, ``{"detail": …}``,
-``{"object": "error", …}``, plain text); a customer gets one. Faults of the upstream, or of our way of using it, are never
-shown in its words; faults of the request are, since only the engine knows them.
+What belongs here: the mapping. Each engine has its own error shape (``{"error": {…}}`` with a number as code,
+``{"detail": …}``, ``{"object": "error", …}``, plain text); a customer gets one. Faults of the upstream, or of our way
+of using it, are never shown in its words; faults of the request are, since only the engine knows them.
 """
 
 from typing import Any, Final
@@ -14,12 +14,13 @@ from proxy.upstream.failures import FailureKind
 
 _REQUEST_FAULTS: Final = frozenset({400, 405, 413, 415, 422})
 _INTERNAL_FAULT: Final = 500
+_OURS: Final = frozenset({FailureKind.TOO_LARGE, FailureKind.INTERNAL})
 MESSAGE_CHARS_MAX: Final = 1000
 
 
 def failure_error(kind: FailureKind) -> ApiError:
     """Return what a client is told of a failed exchange."""
-    return internal() if kind is FailureKind.TOO_LARGE else unavailable()
+    return internal() if kind in _OURS else unavailable()
 
 
 def documented_error(status: int, body: bytes) -> ApiError:

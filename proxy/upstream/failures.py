@@ -20,6 +20,8 @@ class FailureKind(StrEnum):
     """It was silent for too long."""
     TOO_LARGE = "too_large"
     """Its answer exceeds what is kept in memory."""
+    INTERNAL = "internal"
+    """Not its fault: ours."""
     CLIENT_STALLED = "client_stalled"
     """Not its fault: the client stopped reading for too long."""
 

@@ -32,7 +32,7 @@ class UpstreamPool:
     def __init__(self, upstream: Upstream, timeouts: Timeouts, clock: Callable[[], float]) -> None:
         parts = urlsplit(upstream.url)
         self.upstream = upstream
-        self.path_prefix = parts.path.rstrip("/")
+        self.path_prefix = parts.path.rstrip("/").encode()
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self.authority = parts.netloc.rpartition("@")[2]

@@ -3,9 +3,9 @@
 What belongs here: moving bytes at full speed, with back-pressure in both directions. What does not: who calls, what it
 costs, and what the client is told when something fails (gateway.py).
 
-A stream is written to the client's transport from within the upstream's read callback: no coroutine is woken for a piece.
-What the meter holds back (the end of the stream) is written by ``finish``, after the call has been committed: a client
-never sees the end of an answer that is not in the ledger. Any other answer is collected whole.
+A stream is written to the client's transport from within the upstream's read callback: no coroutine is woken for a
+piece. What the meter holds back (the end of the stream) is written by ``finish``, after the call has been committed: a
+client never sees the end of an answer that is not in the ledger. Any other answer is collected whole.
 """
 
 import asyncio
@@ -20,11 +20,15 @@ from proxy.upstream.failures import FailureKind, UpstreamError
 class ClientPort(Protocol):
     """The client's side of a relay, as far as the relay needs it."""
 
-    chunked: bool
-    """Whether the client understands chunked transfer coding (HTTP/1.1)."""
+    @property
+    def chunked(self) -> bool:
+        """Whether the client understands chunked transfer coding (HTTP/1.1)."""
 
     def write(self, data: bytes) -> bool:
         """Send; False when the client is gone."""
+
+    def abort(self) -> None:
+        """Cut the connection, so that what the client has cannot be taken for whole."""
 
     def attach(self, relay: "Relay | None") -> None:
         """Name the relay to be told of back-pressure (``pause``, ``resume``); None: no longer."""
@@ -44,8 +48,24 @@ class Relay:
     """
 
     __slots__ = (
-        "_body", "_body_bytes", "_client", "_clock", "_head", "_on_over", "_pending_head", "_stall_s", "answer_bytes_max",
-        "_finished", "connection", "error", "first_byte_at", "headers", "is_over", "meter", "status", "streaming",
+        "_body",
+        "_body_bytes",
+        "_client",
+        "_clock",
+        "_finished",
+        "_head",
+        "_on_over",
+        "_pending_head",
+        "_stall_s",
+        "answer_bytes_max",
+        "connection",
+        "error",
+        "first_byte_at",
+        "headers",
+        "is_over",
+        "meter",
+        "status",
+        "streaming",
     )
 
     def __init__(

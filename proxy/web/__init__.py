@@ -1,0 +1,1 @@
+"""Listeners: the customers' and the operators'."""

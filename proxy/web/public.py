@@ -1,10 +1,10 @@
 """The customers' listener: HTTP in, HTTP out.
 
-What belongs here: aiohttp's low-level server, reading requests, writing whole answers and the heads of streams. What does
-not: what a call means (gateway.py). Nothing of aiohttp is known further in.
+What belongs here: aiohttp's low-level server, reading requests, writing whole answers and the heads of streams. What
+does not: what a call means (gateway.py). Nothing of aiohttp is known further in.
 
-Answers are written to the transport in one piece, head and body; aiohttp is then told that everything has been sent. Its own
-way (StreamResponse, headers as a dictionary, a writer) costs more than the rest of a call.
+Answers are written to the transport in one piece, head and body; aiohttp is then told that everything has been sent.
+Its own way (StreamResponse, headers as a dictionary, a writer) costs more than the rest of a call.
 """
 
 import asyncio
@@ -23,7 +23,13 @@ from aiohttp.web_protocol import RequestHandler
 
 from proxy.core.endpoints import ENDPOINTS, Endpoint
 from proxy.core.errors import (
-    ApiError, body_too_large, internal, invalid_request, method_not_allowed, request_timeout, route_not_found,
+    ApiError,
+    body_too_large,
+    internal,
+    invalid_request,
+    method_not_allowed,
+    request_timeout,
+    route_not_found,
 )
 from proxy.gateway import Answer, Gateway
 from proxy.settings.types import ProxySettings
@@ -77,16 +83,16 @@ class _AlreadySent(web.StreamResponse):
     async def prepare(self, request: web.BaseRequest) -> None:
         """Do nothing."""
 
-    async def write_eof(self, data: Any = b"") -> None:
+    async def write_eof(self, data: bytes | bytearray | memoryview = b"") -> None:
         """Do nothing."""
 
 
 class _Connection(RequestHandler):
-    """A client's connection: aiohttp's, with back-pressure passed on to the relay and errors in the documented shape."""
+    """A client's connection: aiohttp's, with back-pressure passed on and errors in the documented shape."""
 
     __slots__ = ("_write_buffer_bytes", "relay", "was_cut")
 
-    def __init__(self, write_buffer_bytes: int, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, write_buffer_bytes: int, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - aiohttp's own
         super().__init__(*args, **kwargs)
         self._write_buffer_bytes = write_buffer_bytes
         self.relay: Relay | None = None
@@ -111,7 +117,11 @@ class _Connection(RequestHandler):
             self.relay.resume()
 
     def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        self,
+        request: web.BaseRequest,  # noqa: ARG002
+        status: int = 500,  # noqa: ARG002
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002
     ) -> web.StreamResponse:
         """Answer what is not HTTP in the documented shape; its text may hold a secret, so it is not logged."""
         error = invalid_request("The request is not valid HTTP") if isinstance(exc, HttpProcessingError) else internal()
@@ -154,10 +164,23 @@ class _Port:
 class _Incoming:
     """A request (``proxy.gateway.Incoming``)."""
 
-    __slots__ = ("_body_bytes_max", "_body_s", "_request", "client_request_id", "endpoint", "port", "started_s")
+    __slots__ = (
+        "_body_bytes_max",
+        "_body_s",
+        "_request",
+        "client_request_id",
+        "endpoint",
+        "port",
+        "started_s",
+    )
 
     def __init__(
-        self, request: web.BaseRequest, endpoint: Endpoint, port: _Port, started_s: float, settings: ProxySettings
+        self,
+        request: web.BaseRequest,
+        endpoint: Endpoint,
+        port: _Port,
+        started_s: float,
+        settings: ProxySettings,
     ) -> None:
         self._request = request
         self._body_bytes_max = settings.sizes.body_bytes_max
@@ -252,8 +275,8 @@ class PublicListener:
         self._listener: asyncio.Server | None = None
         self._keep_alive = _AlreadySent(keep_alive=True)
 
-    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
-        """Listen; return the port. Several processes may share it (SO_REUSEPORT)."""
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None, *, reuse_port: bool = False) -> int:
+        """Listen; return the port. With ``reuse_port`` several processes may share it (SO_REUSEPORT)."""
         settings = self._settings()
         self._server = _Server(
             self._handle,
@@ -265,7 +288,7 @@ class PublicListener:
         self._server.write_buffer_bytes = settings.sizes.write_buffer_bytes
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(
-            self._server, host, port, ssl=tls, backlog=BACKLOG, reuse_port=True, reuse_address=True
+            self._server, host, port, ssl=tls, backlog=BACKLOG, reuse_port=reuse_port, reuse_address=True
         )
         return int(self._listener.sockets[0].getsockname()[1])
 
@@ -284,16 +307,16 @@ class PublicListener:
         assert isinstance(connection, _Connection)
         started_s = self._clock()
         keep_alive = request.keep_alive
+        chunked = request.version >= (1, 1)
         try:
             endpoint = self._route(request)
         except ApiError as error:
             answer: Answer | None = Answer(error.status, b"", error.body)
         else:
-            chunked = request.version >= (1, 1)
             port = _Port(connection, chunked=chunked)
             answer = await self._gateway.serve(_Incoming(request, endpoint, port, started_s, self._settings()))
-            if answer is None:
-                return self._keep_alive if keep_alive and chunked and not connection.was_cut else _CLOSE
+        if answer is None:
+            return self._keep_alive if keep_alive and chunked and not connection.was_cut else _CLOSE
         if not request.content.is_eof():
             keep_alive = False  # what is still to come of the body is not the next request
         if connection.transport is not None:

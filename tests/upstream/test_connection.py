@@ -113,7 +113,12 @@ def test_an_answer_cut_at_any_byte_is_told_the_same(answer):
         sink = bench.ask()
         bench.connection.data_received(answer[:cut])
         bench.connection.data_received(answer[cut:])
-        assert (sink.status, sink.headers, sink.body, sink.ends) == (200, expected.headers, expected.body, 1), cut
+        assert (sink.status, sink.headers, sink.body, sink.ends) == (
+            200,
+            expected.headers,
+            expected.body,
+            1,
+        ), cut
         assert bench.idle == [bench.connection]
 
 

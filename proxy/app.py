@@ -1,0 +1,275 @@
+"""The composition root: the only file that knows concrete classes.
+
+It starts a process and ends it without losing anything. What belongs here: which store is used, the order of starting
+and of draining, signals. What does not: how anything is done.
+"""
+
+import asyncio
+import gc
+import signal
+import ssl
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import structlog
+
+from proxy.core.endpoints import ENDPOINTS
+from proxy.core.quotas import LIMIT_NAMES
+from proxy.gateway import Gateway
+from proxy.ledger.database import Database
+from proxy.ledger.directory import Directory
+from proxy.ledger.location import locate
+from proxy.ledger.migrations import migrate
+from proxy.ledger.outbox import Outbox
+from proxy.ledger.shipper import Shipper
+from proxy.ledger.store import Ledger
+from proxy.limiter import Limiter
+from proxy.limiter.memory import MemoryLimiter
+from proxy.observer import Observer
+from proxy.settings.holder import SettingsHolder
+from proxy.settlement import Settlement, wall_ms
+from proxy.tasks import Tasks
+from proxy.telemetry.logs import CallLog, log_failure
+from proxy.telemetry.metrics import Metrics, sample_loop_lag
+from proxy.upstream.failures import FailureKind
+from proxy.upstream.pool import UpstreamPools
+from proxy.web.admin import AdminServer
+from proxy.web.public import PublicListener, stream_head
+
+_log = structlog.get_logger(__name__)
+
+DIRECTORY_STALE_S: Final = 30.0
+"""Age of the key directory from which on a process is not ready: revocations may be missing."""
+SHIP_AT_END_S: Final = 10.0
+
+
+class App:
+    """One serving process.
+
+    Args:
+        holder: the settings.
+        worker: number of this process among those that share a listener: each has an outbox of its own.
+        admin_listen: where its admin listener is; None: where the settings say.
+        share_port: whether other processes listen on the same port.
+    """
+
+    def __init__(
+        self,
+        holder: SettingsHolder,
+        *,
+        worker: int = 0,
+        admin_listen: str | None = None,
+        share_port: bool = False,
+    ) -> None:
+        self._holder = holder
+        self._worker = worker
+        self._admin_listen = admin_listen
+        self._share_port = share_port
+        self._watchers: list[asyncio.Task[Any]] = []
+        self.draining = False
+        self.port = 0
+
+    async def start(self) -> None:
+        """Open the stores, then the listeners.
+
+        Raises:
+            OSError: an address is taken.
+            LedgerUnavailableError, LedgerSchemaError, OutboxError: a store cannot be used.
+        """
+        settings = self._holder.current
+        proxy = settings.proxy
+        place = locate(proxy)
+        await migrate(place.database_url)
+        self.tasks = Tasks(log_failure)
+        self.database = Database.open(place.database_url)
+        self.outbox = Outbox(place.outbox(self._worker))
+        self.ledger = Ledger(self.database, self.outbox, settings.prices)
+        await self.ledger.check_prices(settings.prices)
+        self.directory = Directory(self.database)
+        await self.directory.start()
+        self.shipper = Shipper(self.outbox, self.ledger)
+        self.shipper.start()
+        self.limiter = self._new_limiter()
+        clock = time.monotonic  # uvloop's own clock knows milliseconds only
+        self.pools = UpstreamPools(proxy.timeouts, clock)
+        self.call_log = CallLog()
+        self.metrics = self._new_metrics()
+        observer = Observer(self.metrics, self.call_log)
+        self.settlement = Settlement(self.outbox, self.limiter, self.tasks, proxy.limiter.heartbeat_s, log_failure)
+        self.gateway = Gateway(
+            lambda: self._holder.current,
+            self.directory,
+            self.limiter,
+            self.pools,
+            self.settlement,
+            observer,
+            self.tasks,
+            clock,
+            stream_head,
+        )
+        self.public = PublicListener(self.gateway, lambda: self._holder.current.proxy, clock)
+        self._watch_state()
+        self.admin = AdminServer(
+            self._admin_listen or proxy.admin_listen,
+            self.metrics,
+            self._ready,
+            draining=lambda: self.draining,
+        )
+        self._watch(self.pools.watch(), "pools")
+        self._watch(self.settlement.beat(), "heartbeat")
+        self._watch(sample_loop_lag(self.metrics.loop_lag), "loop-lag")
+        await self.admin.start()
+        host, _, port = proxy.listen.rpartition(":")
+        self.port = await self.public.start(
+            host.strip("[]"),
+            int(port),
+            _tls_context(proxy.tls_certificate, proxy.tls_key),
+            reuse_port=self._share_port,
+        )
+        _settle_garbage()
+        _log.info("listening", address=f"{host}:{self.port}", admin=self._admin_listen or proxy.admin_listen)
+
+    async def close(self) -> None:
+        """Drain: no new calls, those in flight to their end (bounded), every entry to outbox and ledger."""
+        self.draining = self.gateway.draining = True
+        timeouts = self._holder.current.proxy.timeouts
+        await self.public.close(timeouts.drain_s)
+        late = await self.tasks.drain(timeouts.drain_s)
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        self.pools.close()
+        await self.limiter.close()
+        shipped = await self.shipper.drain(SHIP_AT_END_S)
+        await self.directory.close()
+        await self.outbox.close()
+        await self.database.close()
+        await self.admin.close()
+        await asyncio.to_thread(self.call_log.close)
+        _log.info("stopped", cut=late, everything_shipped=shipped)
+
+    def reload(self) -> None:
+        """Read the settings again; keep the old ones when the new ones are wrong, and say so."""
+        mistakes = self._holder.reload()
+        for mistake in mistakes:
+            _log.error("settings_mistake", mistake=str(mistake))
+        if mistakes:
+            _log.error("settings_kept", mistakes=len(mistakes))
+            return
+        settings = self._holder.current
+        self.metrics.learn_models(model.id for model in settings.models.values())
+        self.pools.retain({upstream for model in settings.models.values() for upstream in model.upstreams})
+        _log.info("settings_reloaded", restart_needed=list(self._holder.restart_needed))
+
+    # Choices
+
+    def _new_limiter(self) -> Limiter:
+        proxy = self._holder.current.proxy
+        hold_ttl_ms = proxy.limiter.hold_ttl_s * 1000
+        if proxy.redis_url is None:
+            return MemoryLimiter(wall_ms, hold_ttl_ms, self.ledger.seed)
+        from proxy.limiter.degraded import DegradedLimiter
+        from proxy.limiter.redis import RedisLimiter
+
+        return DegradedLimiter(
+            RedisLimiter(proxy.redis_url, hold_ttl_ms, proxy.limiter.redis_timeout_ms, self.ledger.seed),
+            proxy.limiter.degraded_share_percent,
+            proxy.limiter.degraded_max_s,
+        )
+
+    def _new_metrics(self) -> Metrics:
+        settings = self._holder.current
+        return Metrics(
+            {model.id for model in settings.models.values()},
+            ENDPOINTS,
+            upstreams=settings.upstreams,
+            failure_kinds=[kind.value for kind in FailureKind],
+            limits=LIMIT_NAMES,
+            tiers=settings.tiers,
+        )
+
+    def _watch_state(self) -> None:
+        """Let the metrics read what others know."""
+        watch = self.metrics.watch
+        watch("tollgate_outbox_entries", "", lambda: self.outbox.depth)
+        watch("tollgate_outbox_oldest_age_seconds", "", self._outbox_age_s)
+        watch("tollgate_ledger_shipped_entries_total", "", lambda: self.shipper.shipped)
+        watch("tollgate_ledger_refused_entries_total", "", lambda: self.shipper.refused)
+        watch("tollgate_directory_age_seconds", "", lambda: self.directory.age_s)
+        watch("tollgate_limiter_degraded", "", lambda: int(self._is_degraded()))
+        watch("tollgate_holds", "", lambda: len(self.settlement.in_flight))
+        watch("tollgate_settings_reloads_total", "", lambda: self._holder.reloads, {"result": "taken"})
+        watch("tollgate_settings_reloads_total", "", lambda: self._holder.failed_reloads, {"result": "refused"})
+        watch("tollgate_call_log_dropped_lines_total", "", lambda: self.call_log.dropped)
+        self.metrics.watch_each(
+            "tollgate_upstream_in_flight_calls",
+            "",
+            "upstream",
+            lambda: {pool.upstream.name: pool.in_flight for pool in self.pools.all()},
+        )
+        self.metrics.watch_each(
+            "tollgate_upstream_suspect",
+            "",
+            "upstream",
+            lambda: {pool.upstream.name: pool.is_suspect for pool in self.pools.all()},
+        )
+
+    def _outbox_age_s(self) -> float:
+        oldest_ms = self.outbox.oldest_ms
+        return max(0, wall_ms() - oldest_ms) / 1000 if oldest_ms is not None else 0.0
+
+    def _is_degraded(self) -> bool:
+        return getattr(self.limiter, "is_degraded", False)
+
+    def _ready(self) -> dict[str, bool]:
+        pools = self.pools.all()
+        return {
+            "directory": self.directory.age_s < DIRECTORY_STALE_S,
+            "limiter": not self._is_degraded() or self._holder.current.proxy.limiter.degraded_share_percent > 0,
+            "outbox": True,
+            "upstream": not pools or not all(pool.is_suspect for pool in pools),
+        }
+
+    def _watch(self, coroutine: Coroutine[Any, Any, Any], name: str) -> None:
+        self._watchers.append(self.tasks.watch(coroutine, name))
+
+
+def _tls_context(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
+    if certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+def _settle_garbage() -> None:
+    """Everything made so far lives as long as the process: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+async def serve(
+    holder: SettingsHolder,
+    *,
+    worker: int = 0,
+    admin_listen: str | None = None,
+    share_port: bool = False,
+    started: Callable[[App], None] | None = None,
+) -> None:
+    """Run one process until SIGTERM or SIGINT; SIGHUP reloads the settings."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    app = App(holder, worker=worker, admin_listen=admin_listen, share_port=share_port)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await app.start()
+    loop.add_signal_handler(signal.SIGHUP, app.reload)
+    if started is not None:
+        started(app)
+    try:
+        await stop.wait()
+    finally:
+        await app.close()
