@@ -8,6 +8,7 @@ the sink is blocked the queue fills up to its bound, and what comes then is drop
 """
 
 import contextlib
+import io
 import os
 import re
 import stat
@@ -17,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 import msgspec
 
@@ -119,6 +120,9 @@ class CallLog:
         clock: Callable[[], float] = time.time,
     ) -> None:
         sink = sys.stdout.buffer if sink is None else sink
+        if isinstance(sink, io.BufferedWriter):  # it would join pieces that must stay apart
+            sink.flush()
+            sink = cast("BinaryIO", sink.raw)
         self.dropped = 0
         self.failures = 0
         self._sink = sink

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import aiohttp
@@ -141,7 +142,8 @@ def running_target(folder: Path) -> Iterator[int]:
         running.callback(stop, server, 40)
         wait_for_port(cluster_port, cluster)
         wait_for_port(tollgate.port, server)
-        keys = [tollgate.key_of_new_account("acme", "tier1"), tollgate.key_of_new_account("globex", "tier4")]
+        with ThreadPoolExecutor() as commands:
+            keys = list(commands.map(tollgate.key_of_new_account, ("acme", "globex"), ("tier1", "tier4")))
         customers = threading.Thread(
             target=lambda: asyncio.run(_customers(f"http://127.0.0.1:{tollgate.port}", keys, over))
         )

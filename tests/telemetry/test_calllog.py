@@ -176,7 +176,7 @@ def test_workers_that_share_a_pipe_do_not_tear_each_other_s_lines():
 
     draining = threading.Thread(target=drain)
     draining.start()
-    with os.fdopen(writer, "wb", buffering=0) as sink:
+    with os.fdopen(writer, "wb") as sink:  # buffered, as standard output is
         logs = [CallLog(sink) for _ in range(3)]
         for number in range(2_000):
             for log in logs:
