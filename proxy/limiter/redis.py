@@ -65,7 +65,7 @@ class RedisLimiter:
         self._commands = Commands(hold_ttl_ms, now_ms)
         self._seeding = Seeding(seed_loader)
         self._debts = Debts(self._pay, hold_ttl_ms / 1000)
-        self._epochs: dict[str, int] = {}  # of calls in flight: which life of the account's state admitted them
+        self._epochs: dict[tuple[str, str], int] = {}  # of calls in flight: which life of the account's state admitted them
         self._link: Link | None = None
         self._linked: asyncio.Future[Link] | None = None  # the attempt under way; None: the last one failed
         self._keeper: asyncio.Task[None] | None = None
@@ -102,7 +102,7 @@ class RedisLimiter:
         if admission.admitted:
             if len(self._epochs) >= EPOCHS_MAX:
                 del self._epochs[next(iter(self._epochs))]
-            self._epochs[call_id] = epoch
+            self._epochs[account_id, call_id] = epoch
         return admission
 
     async def settle(
@@ -111,7 +111,7 @@ class RedisLimiter:
         """See ``proxy.limiter.Limiter``."""
         check_amounts(amounts)
         plan = self._commands.plan(limits)
-        epoch = self._epochs.pop(call_id, 0)
+        epoch = self._epochs.pop((account_id, call_id), 0)
         try:
             await self._known(account_id, plan, self._commands.settle(account_id, call_id, plan, epoch, amounts))
         except LimiterUnavailableError:
@@ -141,7 +141,7 @@ class RedisLimiter:
     async def release(self, account_id: str, call_id: str, limits: Sequence[Limit]) -> None:
         """See ``proxy.limiter.Limiter``."""
         plan = self._commands.plan(limits)
-        self._epochs.pop(call_id, None)
+        self._epochs.pop((account_id, call_id), None)
         try:
             await self._ask(self._commands.release(account_id, call_id, plan))
         except LimiterUnavailableError:
