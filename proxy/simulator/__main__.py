@@ -12,11 +12,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=9900)
     parser.add_argument("--tokens-per-second", type=float, default=60.0, help="of each answer; 0: no pace")
-    parser.add_argument(
-        "--models", default="", help="names, separated by commas; default: any name is accepted"
-    )
+    parser.add_argument("--models", default="", help="names, separated by commas; default: any name is accepted")
     parser.add_argument("--max-model-len", type=int, default=131_072)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--force-include-usage", action="store_true", help="usage in every event of every stream")
     return parser.parse_args()
 
 
@@ -26,6 +25,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         models=tuple(name for name in arguments.models.split(",") if name),
         max_model_len=arguments.max_model_len,
         seed=arguments.seed,
+        force_include_usage=arguments.force_include_usage,
     )
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

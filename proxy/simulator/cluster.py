@@ -118,7 +118,7 @@ class SimulatedCluster:
     @property
     def runner(self) -> web.AppRunner:
         """The running server."""
-        assert self._runner is not None, "not started"  # noqa: S101
+        assert self._runner is not None, "not started"
         return self._runner
 
     def _application(self) -> web.Application:
@@ -142,9 +142,7 @@ class SimulatedCluster:
         """Turn refusals into vLLM's answers."""
         try:
             if self.down and request.path != "/metrics":
-                return web.Response(
-                    status=503, headers=JSON_HEADERS, body=b'{"detail":"Service Unavailable"}'
-                )
+                return web.Response(status=503, headers=JSON_HEADERS, body=b'{"detail":"Service Unavailable"}')
             return await handler(request)
         except RefusedError as exc:
             return web.Response(status=exc.status, headers=JSON_HEADERS, body=msgspec.json.encode(exc.body))
@@ -152,9 +150,7 @@ class SimulatedCluster:
             return web.Response()  # the connection is gone: nothing of it is sent
         except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as exc:
             headers = JSON_HEADERS | ({"Allow": exc.headers["Allow"]} if "Allow" in exc.headers else {})
-            return web.Response(
-                status=exc.status, headers=headers, body=msgspec.json.encode({"detail": exc.reason})
-            )
+            return web.Response(status=exc.status, headers=headers, body=msgspec.json.encode({"detail": exc.reason}))
 
     async def _body(self, request: web.Request) -> Json:
         raw = await request.read()

@@ -70,9 +70,7 @@ class Generation:
         counters: of the cluster.
     """
 
-    def __init__(
-        self, request: web.Request, call: GenerationCall, options: Options, counters: Counters
-    ) -> None:
+    def __init__(self, request: web.Request, call: GenerationCall, options: Options, counters: Counters) -> None:
         self._request = request
         self._call = call
         self._switches = call.switches
@@ -81,6 +79,7 @@ class Generation:
         self._rate = options.tokens_per_second if self._switches.rate is None else self._switches.rate
         self._scripts = _scripts(call, options)
         self._usage = Usage(call.prompt_tokens, min(self._switches.cached or 0, call.prompt_tokens))
+        self._usage_of_choice = [Usage(tokens) for tokens in call.prompt_tokens_each for _ in range(call.n)]
         is_chat = request.path.endswith("/chat/completions")
         self._head = Head(secrets.token_hex(8), int(time.time()), call.model, is_chat)
 
@@ -157,6 +156,7 @@ class Generation:
             for sampled in side_by_side:
                 await self._fail_midway()
                 self._usage.count(sampled[1])
+                self._usage_of_choice[sampled[0]].count(sampled[1])
                 self._counters.generation_tokens[self._label] += sampled[1].tokens
                 yield sampled
 
@@ -187,17 +187,18 @@ class Generation:
             raise ConnectionCutError from exc
         return response
 
-    def _running_usage(self) -> Json | None:
+    def _running_usage(self, index: int) -> Json | None:
+        """Return the usage in an event of a choice: that of the choice alone, its prompt included."""
         if not self._call.continuous_usage or self._switches.no_usage:
             return None
-        return self._usage.running(self._head)
+        return self._usage_of_choice[index].running(self._head)
 
     async def _events(self) -> AsyncGenerator[bytes, None]:
         """Yield every event of a stream, ``[DONE]`` last."""
         unfinished = len(self._scripts)
         if self._head.is_chat:
             for index in range(unfinished):
-                yield role_event(self._head, index, self._running_usage())
+                yield role_event(self._head, index, self._running_usage(index))
         if self._switches.garbage:
             for piece in _GARBAGE_EVENTS:
                 yield piece
@@ -206,7 +207,7 @@ class Generation:
                 async for index, step, finish in sampled:
                     unfinished -= finish is not None
                     is_last = unfinished == 0 and not self._call.include_usage
-                    usage = self._running_usage()
+                    usage = self._running_usage(index)
                     for piece in step_events(self._head, index, step, finish, usage=usage, is_last=is_last):
                         yield piece
         except RefusedError:

@@ -34,12 +34,14 @@ class Options(msgspec.Struct, frozen=True):
         models: names that it serves; empty: any name is accepted.
         max_model_len: context length in tokens, prompt and output together.
         seed: changes every text and length; the same seed gives the same answer to the same prompt.
+        force_include_usage: usage in every event of every stream, as with ``--enable-force-include-usage``.
     """
 
     tokens_per_second: float = 60.0
     models: tuple[str, ...] = ()
     max_model_len: int = 131_072
     seed: int = 0
+    force_include_usage: bool = False
 
 
 class Switches(msgspec.Struct, frozen=True):

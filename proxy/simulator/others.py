@@ -39,9 +39,7 @@ def embed(body: Json, options: Options) -> Embedded:
     if "input" not in body or given is None:
         refuse_field(body, "input", "missing", "Field required")
     model = check_model(body.get("model"), options)
-    inputs: list[Any] = (
-        given if isinstance(given, list) and not (given and isinstance(given[0], int)) else [given]
-    )
+    inputs: list[Any] = given if isinstance(given, list) and not (given and isinstance(given[0], int)) else [given]
     if not inputs:
         refuse("You must pass at least one prompt")
     tokens = sum(2 + text_tokens(one) if isinstance(one, str) else len(one) for one in inputs)
@@ -63,9 +61,7 @@ def embed(body: Json, options: Options) -> Embedded:
         "created": int(time.time()),
         "model": model,
     }
-    body_out = msgspec.json.encode(
-        answer | {"data": data, "usage": usage | {"completion_tokens_details": None}}
-    )
+    body_out = msgspec.json.encode(answer | {"data": data, "usage": usage | {"completion_tokens_details": None}})
     return Embedded(body_out, model, tokens)
 
 
@@ -92,9 +88,7 @@ def rerank(body: Json, options: Options) -> Embedded:
         refuse("At least one text_pair element must be given")
     texts = [str(one.get("text", "")) if isinstance(one, dict) else str(one) for one in documents]
     tokens = sum(3 + text_tokens(query) + text_tokens(text) for text in texts)
-    ranked = sorted(enumerate(texts), key=lambda pair: -_relevance(query, pair[1]))[
-        : body.get("top_n") or None
-    ]
+    ranked = sorted(enumerate(texts), key=lambda pair: -_relevance(query, pair[1]))[: body.get("top_n") or None]
     results = [
         {
             "index": index,

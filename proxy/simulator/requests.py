@@ -32,7 +32,7 @@ class GenerationCall(msgspec.Struct, frozen=True):
     Args:
         model: as the client named it.
         prompts: a chat has one, its last user message; completions may have several.
-        prompt_tokens: of all prompts together.
+        prompt_tokens_each: of each prompt.
         n: answers per prompt.
         tokens_max: bound of each answer.
         tokens_min: shortest length of each answer.
@@ -46,7 +46,7 @@ class GenerationCall(msgspec.Struct, frozen=True):
 
     model: str
     prompts: tuple[str, ...]
-    prompt_tokens: int
+    prompt_tokens_each: tuple[int, ...]
     tokens_max: int
     n: int = 1
     tokens_min: int = 0
@@ -57,15 +57,18 @@ class GenerationCall(msgspec.Struct, frozen=True):
     tool_call: ToolCall | None = None
     switches: Switches = Switches()
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts together."""
+        return sum(self.prompt_tokens_each)
+
 
 def error_body(status: int, message: str, kind: str, param: str | None = None) -> dict[str, object]:
     """Return vLLM's error object."""
     return {"error": {"message": message, "type": kind, "param": param, "code": status}}
 
 
-def refuse(
-    message: str, param: str | None = None, kind: str = "BadRequestError", status: int = 400
-) -> NoReturn:
+def refuse(message: str, param: str | None = None, kind: str = "BadRequestError", status: int = 400) -> NoReturn:
     """Raise the refusal of a call."""
     raise RefusedError(status, error_body(status, message, kind, param))
 
@@ -98,9 +101,7 @@ def read_json(raw: bytes, content_type: str) -> dict[str, Any]:
         )
         refuse(f"1 validation error:\n  {detail}", place, "Bad Request")
     if not isinstance(body, dict):
-        refuse(
-            "1 validation error:\n  {'type': 'model_attributes_type', 'loc': 'body'}", "body", "Bad Request"
-        )
+        refuse("1 validation error:\n  {'type': 'model_attributes_type', 'loc': 'body'}", "body", "Bad Request")
     return body
 
 
@@ -110,9 +111,7 @@ def check_model(model: object, options: Options) -> str:
         return options.models[0] if options.models else "simulated"
     if options.models and model not in options.models:
         aliases = ", ".join(options.models)
-        refuse(
-            f"The model `{model}` does not exist. Valid aliases: {aliases}.", "model", "NotFoundError", 404
-        )
+        refuse(f"The model `{model}` does not exist. Valid aliases: {aliases}.", "model", "NotFoundError", 404)
     return model
 
 
@@ -134,12 +133,12 @@ def read_chat(body: dict[str, Any], options: Options, header: str = "") -> Gener
     base = GenerationCall(
         model=model,
         prompts=(prompt,),
-        prompt_tokens=tokens,
+        prompt_tokens_each=(tokens,),
         tokens_max=_bound(asked[0] if asked else None, tokens, options.max_model_len),
         reasons="THINK" in prompt or body.get("reasoning_effort") not in (None, "none"),
         tool_call=_tool_call(body, messages),
     )
-    return _with_common_fields(base, body, header)
+    return _with_common_fields(base, body, options, header)
 
 
 def read_completion(body: dict[str, Any], options: Options, header: str = "") -> GenerationCall:
@@ -153,14 +152,14 @@ def read_completion(body: dict[str, Any], options: Options, header: str = "") ->
     if not prompts:
         refuse("You must pass at least one prompt")
     texts = tuple(one if isinstance(one, str) else repr(one) for one in prompts)
-    tokens = sum(text_tokens(one) if isinstance(one, str) else len(one) for one in prompts)
+    each = tuple(text_tokens(one) if isinstance(one, str) else len(one) for one in prompts)
     bound = body.get("max_tokens")  # the classic default of this route is 16
-    tokens_max = _bound(16 if bound is None else bound, tokens, options.max_model_len)
-    base = GenerationCall(model=model, prompts=texts, prompt_tokens=tokens, tokens_max=tokens_max)
-    return _with_common_fields(base, body, header)
+    tokens_max = _bound(16 if bound is None else bound, max(each), options.max_model_len)
+    base = GenerationCall(model=model, prompts=texts, prompt_tokens_each=each, tokens_max=tokens_max)
+    return _with_common_fields(base, body, options, header)
 
 
-def _with_common_fields(call: GenerationCall, body: dict[str, Any], header: str) -> GenerationCall:
+def _with_common_fields(call: GenerationCall, body: dict[str, Any], options: Options, header: str) -> GenerationCall:
     """Check and add what both routes share."""
     streamed = body.get("stream") is True
     stream_options = body.get("stream_options")
@@ -176,7 +175,8 @@ def _with_common_fields(call: GenerationCall, body: dict[str, Any], header: str)
         )
     n = body.get("n") or 1
     stream_options = stream_options if isinstance(stream_options, dict) else {}
-    include_usage = stream_options.get("include_usage") is True
+    forced = options.force_include_usage
+    include_usage = forced or stream_options.get("include_usage") is True
     try:
         switches = read_switches("\n".join(call.prompts), header)
     except UnknownSwitchError as exc:
@@ -187,7 +187,7 @@ def _with_common_fields(call: GenerationCall, body: dict[str, Any], header: str)
         tokens_min=call.tokens_max if body.get("ignore_eos") is True else int(body.get("min_tokens") or 0),
         streamed=streamed,
         include_usage=include_usage,
-        continuous_usage=include_usage and stream_options.get("continuous_usage_stats") is True,
+        continuous_usage=forced or (include_usage and stream_options.get("continuous_usage_stats") is True),
         switches=switches,
     )
 
@@ -205,9 +205,7 @@ def _bound(asked: object, prompt_tokens: int, max_model_len: int) -> int:
     if not isinstance(asked, int):
         return max_model_len - prompt_tokens
     if asked < 1:
-        refuse(
-            f"max_tokens must be at least 1, got {asked}. (parameter=max_tokens, value={asked})", "max_tokens"
-        )
+        refuse(f"max_tokens must be at least 1, got {asked}. (parameter=max_tokens, value={asked})", "max_tokens")
     if asked > max_model_len:
         refuse(
             f"max_tokens={asked} cannot be greater than max_model_len={max_model_len}. Please request fewer"
@@ -239,9 +237,7 @@ def _last_user_text(messages: list[Any]) -> str:
 def _tool_call(body: dict[str, Any], messages: list[Any]) -> ToolCall | None:
     """Return the function to call, the named or the first one; None after a tool's answer."""
     choice = body.get("tool_choice")
-    tools = [
-        tool["function"] for tool in body.get("tools") or [] if isinstance(tool, dict) and "function" in tool
-    ]
+    tools = [tool["function"] for tool in body.get("tools") or [] if isinstance(tool, dict) and "function" in tool]
     has_answered = isinstance(messages[-1], dict) and messages[-1].get("role") == "tool"
     if not tools or choice == "none" or has_answered:
         return None

@@ -59,9 +59,7 @@ class Usage(msgspec.Struct):
 
     def running(self, head: Head) -> Json:
         """Return the usage that continuous_usage_stats puts into every event."""
-        details = (
-            {"completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens}} if head.is_chat else {}
-        )
+        details = {"completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens}} if head.is_chat else {}
         return self._sums() | details
 
     def at_end(self, head: Head) -> Json:
@@ -172,25 +170,20 @@ def _text_chunk(head: Head, index: int, text: str, finish: str | None, usage: Js
         "finish_reason": finish,
         "stop_reason": None,
     }
-    body = head.fields("text_completion") | {
-        "choices": [choice | {"prompt_token_ids": None, "token_ids": None}]
-    }
+    body = head.fields("text_completion") | {"choices": [choice | {"prompt_token_ids": None, "token_ids": None}]}
     return body if usage is None else body | {"usage": usage}
 
 
 def usage_event(head: Head, usage: Usage) -> bytes:
     """Return the event that include_usage adds before ``[DONE]``."""
     kind = "chat.completion.chunk" if head.is_chat else "text_completion"
-    return event(
-        head.fields(kind) | {"choices": [], "usage": usage.at_end(head), "system_fingerprint": FINGERPRINT}
-    )
+    return event(head.fields(kind) | {"choices": [], "usage": usage.at_end(head), "system_fingerprint": FINGERPRINT})
 
 
 def whole_answer(head: Head, scripts: list[Script], usage: Usage | None) -> bytes:
     """Return the body of an answer that is not streamed; ``usage`` None leaves it out."""
     choices = [
-        (_chat_choice if head.is_chat else _text_choice)(head, index, script)
-        for index, script in enumerate(scripts)
+        (_chat_choice if head.is_chat else _text_choice)(head, index, script) for index, script in enumerate(scripts)
     ]
     body = head.fields("chat.completion" if head.is_chat else "text_completion")
     body |= {"choices": choices, "service_tier": None, "system_fingerprint": FINGERPRINT}
@@ -198,9 +191,7 @@ def whole_answer(head: Head, scripts: list[Script], usage: Usage | None) -> byte
         body["usage"] = usage.whole(head)
     if head.is_chat:
         body |= {"prompt_logprobs": None, "prompt_token_ids": None, "prompt_text": None}
-    return msgspec.json.encode(
-        body | {"kv_transfer_params": None, "ec_transfer_params": None, "metrics": None}
-    )
+    return msgspec.json.encode(body | {"kv_transfer_params": None, "ec_transfer_params": None, "metrics": None})
 
 
 def _chat_choice(head: Head, index: int, script: Script) -> Json:
