@@ -127,8 +127,7 @@ async def test_an_integer_beyond_64_bits_is_refused_and_never_becomes_a_float(da
             accounts.insert().values(id="a", name="a", tier="tier1", timezone="UTC", created_ms=2**63 - 1)
         )
     with pytest.raises(LedgerRefusedError):
-        async with database.write() as connection:
-            await connection.execute(text("UPDATE accounts SET created_ms = created_ms + 1"))
+        await change(database, "UPDATE accounts SET created_ms = created_ms + 1")
 
 
 async def test_a_reader_sees_one_snapshot_while_others_write(database):
@@ -140,20 +139,34 @@ async def test_a_reader_sees_one_snapshot_while_others_write(database):
         assert (await reader.execute(query)).scalar_one() == before
 
 
+async def change(database, statement):
+    async with database.write() as connection:
+        await connection.execute(text(statement))
+
+
+async def begin(database):
+    async with database.read():
+        pass
+
+
 async def test_a_pool_that_is_used_up_is_unavailable_and_not_waited_for_for_ever(database_url, monkeypatch):
     monkeypatch.setattr("proxy.ledger.database._POOL_TIMEOUT_S", 0.05)
     database = Database.open(database_url, pool_size=1)
     async with database.read():
         with pytest.raises(LedgerUnavailableError):
-            async with database.read():
-                pass
+            await begin(database)
+    await begin(database)
     await database.close()
+
+
+async def change_and_raise(database):
+    async with database.write() as connection:
+        await connection.execute(text("UPDATE directory_changes SET version = 77"))
+        raise asyncio.CancelledError
 
 
 async def test_a_block_that_raises_leaves_nothing(database):
     with pytest.raises(asyncio.CancelledError):
-        async with database.write() as connection:
-            await connection.execute(text("UPDATE directory_changes SET version = 77"))
-            raise asyncio.CancelledError
+        await change_and_raise(database)
     async with database.read() as connection:
         assert (await connection.execute(text("SELECT version FROM directory_changes"))).scalar_one() == 0

@@ -177,7 +177,8 @@ async def test_two_never_share_an_outbox(outbox):
     with pytest.raises(OutboxLockedError):
         Outbox(outbox.path)
     code = "import sys; from pathlib import Path; from proxy.ledger.outbox import Outbox; Outbox(Path(sys.argv[1]))"
-    other = subprocess.run([sys.executable, "-c", code, outbox.path], capture_output=True, check=False, timeout=30)
+    command = [sys.executable, "-c", code, outbox.path]
+    other = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=False, timeout=30)
     assert b"OutboxLockedError" in other.stderr
     await outbox.commit(entry())
 

@@ -1,0 +1,167 @@
+"""Accounts, keys and credit change in one piece, or not at all."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import select
+
+from proxy.ledger.accounts import Accounts, TierChange
+from proxy.ledger.errors import (
+    CreditConflictError,
+    DuplicateAccountError,
+    RefusedChangeError,
+    UnknownAccountError,
+    UnknownKeyError,
+)
+from proxy.ledger.keys import Keys
+from proxy.ledger.schema import directory_changes
+from tests.ledger.support import NOON_MS
+
+EURO = 10**12
+
+
+@pytest.fixture
+def accounts(database, clock):
+    return Accounts(database, clock)
+
+
+@pytest.fixture
+def keys(database, clock):
+    return Keys(database, clock)
+
+
+async def directory_version(database):
+    async with database.read() as connection:
+        return (await connection.execute(select(directory_changes.c.version))).scalar_one()
+
+
+async def test_an_account_is_found_by_name_and_by_id(accounts):
+    account = await accounts.create("acme", "tier1", "Europe/Paris", by="root")
+    assert await accounts.named("acme") == await accounts.named(account.id) == account
+    assert await accounts.all() == [account]
+    assert await accounts.tier_history(account.id) == [TierChange(NOON_MS, "tier1", "root")]
+
+
+async def test_a_name_is_taken_once(accounts, database):
+    await accounts.create("acme", "tier1")
+    before = await directory_version(database)
+    with pytest.raises(DuplicateAccountError, match="acme"):
+        await accounts.create("acme", "tier2", credit_pico=EURO)
+    assert await directory_version(database) == before
+    assert await accounts.credit_lots() == []
+
+
+@pytest.mark.parametrize("name", ["", " ", " acme", "acme\n", "a\x00b"])
+async def test_a_name_is_something_to_read(accounts, name):
+    with pytest.raises(RefusedChangeError, match="not a name"):
+        await accounts.create(name, "tier1")
+
+
+async def test_an_unknown_zone_is_refused(accounts):
+    with pytest.raises(RefusedChangeError, match="not a time zone"):
+        await accounts.create("acme", "tier1", "Europe/Pariss")
+
+
+async def test_tiers_have_a_history(accounts, clock, database):
+    account = await accounts.create("acme", "tier1", by="a")
+    before = await directory_version(database)
+    await accounts.set_tier("acme", "tier2", by="b")
+    assert await directory_version(database) == before + 1
+    clock.now_ms += 60_000
+    assert (await accounts.set_tier("acme", "tier3", by="c")).tier == "tier3"
+    await accounts.set_tier("acme", "tier3", by="d")
+    assert await accounts.tier_history(account.id) == [
+        TierChange(NOON_MS, "tier1", "a"),
+        TierChange(NOON_MS + 1, "tier2", "b"),
+        TierChange(NOON_MS + 60_000, "tier3", "c"),
+    ]
+    assert (await accounts.named("acme")).tier == "tier3"
+
+
+async def test_what_is_unknown_is_said_to_be(accounts, keys):
+    with pytest.raises(UnknownAccountError, match="nobody"):
+        await accounts.set_tier("nobody", "tier1")
+    with pytest.raises(UnknownAccountError):
+        await accounts.add_credit("nobody", EURO, "r")
+    with pytest.raises(UnknownAccountError):
+        await keys.create("nobody")
+    with pytest.raises(UnknownAccountError):
+        await keys.all("nobody")
+    with pytest.raises(UnknownKeyError):
+        await keys.revoke("key_x")
+    with pytest.raises(UnknownKeyError):
+        await keys.rotate("key_x", 0)
+
+
+async def test_credit_is_bought_once_for_each_reference(accounts):
+    account = await accounts.create("acme", "tier1", credit_pico=200 * EURO)
+    lot, is_new = await accounts.add_credit("acme", 50 * EURO, "invoice 7")
+    assert is_new
+    assert await accounts.add_credit("acme", 50 * EURO, "invoice 7") == (lot, False)
+    assert [kept.amount_pico for kept in await accounts.credit_lots(account.id)] == [200 * EURO, 50 * EURO]
+
+
+async def test_two_at_once_buy_once(accounts):
+    await accounts.create("acme", "tier1")
+    bought = await asyncio.gather(*(accounts.add_credit("acme", EURO, "r") for _ in range(4)))
+    assert sorted(is_new for _, is_new in bought) == [False, False, False, True]
+    assert len({lot.id for lot, _ in bought}) == 1
+
+
+async def test_a_reference_is_not_reused_for_something_else(accounts):
+    await accounts.create("acme", "tier1")
+    await accounts.create("other", "tier1")
+    await accounts.add_credit("acme", EURO, "r")
+    for name, amount in (("acme", 2 * EURO), ("other", EURO)):
+        with pytest.raises(CreditConflictError):
+            await accounts.add_credit(name, amount, "r")
+
+
+@pytest.mark.parametrize(("amount", "reference"), [(0, "r"), (-1, "r"), (2**63, "r"), (1, " ")])
+async def test_credit_is_a_positive_amount_with_a_reference(accounts, amount, reference):
+    await accounts.create("acme", "tier1")
+    with pytest.raises(RefusedChangeError):
+        await accounts.add_credit("acme", amount, reference)
+    assert await accounts.credit_lots() == []
+
+
+async def test_a_rotation_keeps_both_keys_for_the_overlap(accounts, keys, clock):
+    await accounts.create("acme", "tier1")
+    old = await keys.create("acme", expires_ms=NOON_MS + 10_000)
+    new = await keys.rotate(old.key.id, 3000)
+    before, after = await keys.all("acme")
+    assert (before.key.id, before.key.revoked_ms) == (old.key.id, NOON_MS + 3000)
+    assert (after.key.id, after.rotated_from, after.key.expires_ms) == (new.key.id, old.key.id, NOON_MS + 10_000)
+    assert old.token != new.token
+    with pytest.raises(RefusedChangeError, match="rotated"):
+        await keys.rotate(old.key.id, 3000)
+
+
+async def test_a_revocation_ends_an_overlap_and_is_repeatable(accounts, keys, clock, database):
+    await accounts.create("acme", "tier1")
+    old = await keys.create("acme")
+    await keys.rotate(old.key.id, 86_400_000)
+    assert (await keys.revoke(old.key.id)).revoked_ms == NOON_MS
+    version = await directory_version(database)
+    clock.now_ms += 5000
+    assert (await keys.revoke(old.key.id)).revoked_ms == NOON_MS
+    assert await directory_version(database) == version
+
+
+async def test_every_change_moves_the_directorys_version(accounts, keys, database):
+    versions = [await directory_version(database)]
+    await accounts.create("acme", "tier1")
+    versions.append(await directory_version(database))
+    key = (await keys.create("acme")).key
+    versions.append(await directory_version(database))
+    await keys.rotate(key.id, 1)
+    versions.append(await directory_version(database))
+    await keys.revoke(key.id)
+    versions.append(await directory_version(database))
+    assert versions == sorted(set(versions))
+
+
+async def test_a_key_cannot_begin_after_its_end(accounts, keys):
+    await accounts.create("acme", "tier1")
+    with pytest.raises(RefusedChangeError, match="past"):
+        await keys.create("acme", expires_ms=NOON_MS)
