@@ -58,8 +58,8 @@ _BAD_JSON = (
             chat("hello there " * 1000),
             (
                 "This model's maximum context length is 2048 tokens. However, your prompt contains at least 2049"
-                " input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the"
-                " input prompt. (parameter=input_tokens, value=2049)"
+                " input tokens, which exceeds this limit even without any output tokens. Please reduce the length"
+                " of the input prompt. (parameter=input_tokens, value=2049)"
             ),
             "BadRequestError",
             "input_tokens",
