@@ -160,6 +160,11 @@ def test_the_environment_wins_over_the_file(tmp_path: Path):
     assert proxy.database_url == "postgresql://tollgate:hunter2@db/tollgate"
 
 
+def test_both_listeners_may_let_the_system_choose_a_port(tmp_path: Path):
+    proxy = load(sound_folder(tmp_path), TOLLGATE_LISTEN="127.0.0.1:0", TOLLGATE_ADMIN_LISTEN="127.0.0.1:0").proxy
+    assert proxy.listen == proxy.admin_listen
+
+
 def test_an_empty_variable_counts_as_absent(tmp_path: Path):
     folder = sound_folder(tmp_path)
     assert load(folder, TOLLGATE_LISTEN="", TOLLGATE_REDIS_URL=" ", TOLLGATE_UPSTREAM="") == load(folder)

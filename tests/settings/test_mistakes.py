@@ -110,6 +110,12 @@ def test_a_mistake_in_one_place_brings_no_others_about_what_depends_on_it(tmp_pa
     assert len(mistakes(folder)) == 1  # and not: the model's upstream is unknown
 
 
+def test_a_check_between_settings_waits_until_each_of_them_is_sound(tmp_path: Path):
+    folder = sound_folder(tmp_path)
+    (folder / "proxy.yaml").write_text("limiter:\n  hold_ttl_s: 4\n  heartbeat_s: x\n")
+    assert mistakes(folder) == ["proxy.yaml:3: limiter.heartbeat_s: expected a whole number, got 'x'"]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
