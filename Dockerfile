@@ -19,7 +19,8 @@ RUN pip --python /opt/tollgate/bin/python install --no-cache-dir --no-compile --
     && pip install --no-cache-dir --only-binary :all: --require-hashes -r backend.lock
 COPY pyproject.toml README.md ./
 COPY proxy proxy
-RUN pip --python /opt/tollgate/bin/python install --no-cache-dir --no-compile --no-deps --no-build-isolation . \
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir wheel . \
+    && pip --python /opt/tollgate/bin/python install --no-cache-dir --no-compile --no-deps wheel/*.whl \
     && python -m compileall -q /opt/tollgate/lib
 
 FROM python:3.11-slim-bookworm
