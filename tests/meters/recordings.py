@@ -26,7 +26,9 @@ def load(path: Path) -> Recording:
     head, _, body = path.read_bytes().partition(b"\r\n\r\n")
     if b"transfer-encoding: chunked" in head.lower():
         body = b"".join(dechunked(body))
-    sent = path.with_suffix(".req").read_bytes().partition(b"\r\n\r\n")[2] if path.with_suffix(".req").exists() else b"{}"
+    sent = (
+        path.with_suffix(".req").read_bytes().partition(b"\r\n\r\n")[2] if path.with_suffix(".req").exists() else b"{}"
+    )
     try:
         request = json.loads(sent)
     except ValueError:

@@ -9,7 +9,14 @@ from proxy.core.meters import StreamMeter, read_body
 from proxy.core.usage import Source, UsageType
 from tests.meters.driving import Driven, amounts, drive, meter_for, sources
 from tests.meters.recordings import (
-    REFUSED, STREAMS, WHOLE, Recording, deltas_by_hand, events, quantities_by_hand, usage_by_hand,
+    REFUSED,
+    STREAMS,
+    WHOLE,
+    Recording,
+    deltas_by_hand,
+    events,
+    quantities_by_hand,
+    usage_by_hand,
 )  # fmt: skip
 
 MODES = [(False, False), (False, True), (True, False), (True, True)]
@@ -119,7 +126,7 @@ def test_statistics_that_were_cut_out_leave_the_stream_that_was_never_asked_for_
 
 
 def anonymous(event: object) -> object:
-    """An event without what differs from call to call, nor the fingerprint that vLLM puts on the last chunk there is."""
+    """An event without what differs from call to call, nor the fingerprint that vLLM puts on the last chunk."""
     if not isinstance(event, dict):
         return event
     return {name: value for name, value in event.items() if name not in ("id", "created", "system_fingerprint")}
@@ -143,9 +150,7 @@ def test_a_stream_broken_anywhere_is_metered_to_what_was_delivered(recording: Re
 
 @pytest.mark.parametrize("recording", WHOLE, ids=name_of)
 def test_a_recorded_whole_answer_has_the_usage_that_it_states(recording: Recording) -> None:
-    reading = read_body(
-        Engine.VLLM, recording.body, choices=recording.choices, prompt_bytes=recording.prompt_bytes
-    )
+    reading = read_body(Engine.VLLM, recording.body, choices=recording.choices, prompt_bytes=recording.prompt_bytes)
     assert amounts(reading.usage) == quantities_by_hand(json.loads(recording.body)["usage"])
     assert sources(reading.usage) == {Source.REPORTED}
     assert reading.complete

@@ -32,19 +32,17 @@ def read_body(engine: Engine, body: bytes, *, choices: int, prompt_bytes: int) -
     holds an error, or neither choices nor usage, is no answer: nothing was used. The text is decoded only when the
     usage does not say what was generated.
     """
+    choices = max(1, choices)
     try:
         answer = _decode(body)
     except (ValueError, RecursionError):  # msgspec's errors and those of UTF-8 are ValueErrors
-        return Reading(usage_of(None, Seen(prompt_bytes, len(body), max(1, choices), 0)), complete=False)
+        return Reading(usage_of(None, Seen(prompt_bytes, len(body), choices, int)), complete=False)
     reported = read_usage(answer.usage)
     has_choices = bytes(memoryview(answer.choices)[:1]) == b"["
     if answer.error or (reported is None and not has_choices):
         return Reading(NOTHING, complete=False, failed=bool(answer.error))
-    usage = usage_of(reported, Seen(prompt_bytes, len(body), max(1, choices), 0))
-    if not usage.output_tokens or usage.is_estimated:
-        seen = Seen(prompt_bytes, len(body), max(1, choices), _text_tokens(answer.choices))
-        usage = usage_of(reported, seen)
-    return Reading(usage, complete=has_choices)
+    seen = Seen(prompt_bytes, len(body), choices, lambda: _text_tokens(answer.choices))
+    return Reading(usage_of(reported, seen), complete=has_choices)
 
 
 def _text_tokens(choices: msgspec.Raw) -> int:

@@ -100,11 +100,11 @@ class _ChatStreamMeter:
 
     def known(self) -> Usage:
         """See ``StreamMeter``."""
-        tokens = self._tally.tokens(self._choices)
         reported = self._reports.read(self._engine, self._choices)
-        if not tokens and not (reported and reported.completion) and self._tally.is_failed():
+        has_output = (reported and reported.completion) or not self._tally.is_failed() or self._count_tokens()
+        if not has_output:
             return NOTHING  # nothing but an error was answered
-        return usage_of(reported, Seen(self._prompt_bytes, self._answer_bytes, self._choices, tokens))
+        return usage_of(reported, Seen(self._prompt_bytes, self._answer_bytes, self._choices, self._count_tokens))
 
     def tail(self) -> bytes:
         """See ``StreamMeter``."""
@@ -133,6 +133,9 @@ class _ChatStreamMeter:
         if self._held is not None:
             self._hold(self._lines.rest())
         return b"".join(out)
+
+    def _count_tokens(self) -> int:
+        return self._tally.tokens(self._choices)
 
     def _hold(self, more: bytes) -> None:
         assert self._held is not None
@@ -176,7 +179,7 @@ class _ChatStreamMeter:
             self._tally.note_lines(block)
             out = block
         elif self._choices == 1:
-            out = self._cut(block, usage_at >= 0)
+            out = self._cut(block, usage_at)
         else:
             out = self._walk(block)
         self._tail = block[-3:] or self._tail
@@ -189,13 +192,13 @@ class _ChatStreamMeter:
             self._tail = b"\n"
         return block[blank:]
 
-    def _cut(self, block: bytes, has_usage: bool) -> bytes:  # noqa: FBT001
+    def _cut(self, block: bytes, usage_at: int) -> bytes:
         """Read the chunks in vLLM's shape all at once, and the lines after them one by one.
 
         Cutting changes a chunk's end in a way (``}]`` for ``}``) that the rest of the cut block is a suffix of the
         block only if nothing was cut from there on: so where the two part is known without a look at each line.
         """
-        bare = CONTINUOUS.sub(CHOICES_END, block) if has_usage else block
+        bare = CONTINUOUS.sub(CHOICES_END, block) if _is_continuous(block, usage_at) else block
         first = _first_marked(bare, self._end_mark)
         if first < 0:
             first, split = len(bare), len(block)
@@ -286,8 +289,18 @@ def _first_chunk(block: bytes) -> int:
     return -1
 
 
+def _is_continuous(block: bytes, usage_at: int) -> bool:
+    """Whether the first line with usage has the common shape; taken for granted of a block that begins with it."""
+    if usage_at < 0:
+        return False
+    first = block.rfind(b"\n", 0, usage_at) + 1
+    return not first or CONTINUOUS.search(block, first, block.find(b"\n", usage_at) + 1) is not None
+
+
 def _first_marked(block: bytes, end_mark: bytes) -> int:
     """Return where the first line that holds a mark begins, or -1."""
+    if block.find(USAGE_MARK) < 0 and block.find(end_mark) < 0:
+        return -1
     for first, _ in _marked_lines(block, end_mark):
         return first
     return -1

@@ -3,10 +3,12 @@
 What belongs here: which of an engine's numbers are believed, and how they become disjoint quantities. What does not:
 where in an answer they stand (chat_stream, chat_body), and the rules of estimates (``proxy.core.estimate``).
 
-A number is believed when it is a whole JSON integer, not negative, and possible (see ``_believed``). A quantity whose
-number is missing or not believed is estimated; nothing here raises.
+A number is believed when it is a whole JSON integer, not negative, no more than can be, and not 0 although something
+was seen: zeros come from engines that do not know yet, or do not count. A quantity whose number is missing or not
+believed is estimated; nothing here raises.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -46,13 +48,13 @@ class Seen(msgspec.Struct, frozen=True):
         prompt_bytes: size of the request.
         answer_bytes: size of the answer so far.
         choices: how many answers were asked for.
-        tokens: generated tokens by the rules of ``proxy.core.estimate``.
+        count_tokens: returns the generated tokens by the rules of ``proxy.core.estimate``; asked only when needed.
     """
 
     prompt_bytes: int
     answer_bytes: int
     choices: int
-    tokens: int
+    count_tokens: Callable[[], int]
 
 
 def read_usage(usage: object) -> Reported | None:
@@ -107,8 +109,8 @@ def usage_of(reported: Reported | None, seen: Seen) -> Usage:
 
 def _prompt_quantities(reported: Reported, seen: Seen) -> list[Quantity]:
     limit = max(HIDDEN_PROMPT_TOKENS_MAX, seen.prompt_bytes)
-    prompt = _believed(reported.prompt, limit, 1)
-    if prompt is None:
+    prompt = reported.prompt
+    if not prompt or prompt > limit:
         return [Quantity(UsageType.INPUT, estimate.input_tokens(seen.prompt_bytes), Source.ESTIMATED)]
     return [
         Quantity(UsageType.INPUT, prompt - reported.cached),
@@ -118,24 +120,14 @@ def _prompt_quantities(reported: Reported, seen: Seen) -> list[Quantity]:
 
 def _completion_quantities(reported: Reported, seen: Seen) -> list[Quantity]:
     limit = max(HIDDEN_COMPLETION_TOKENS_MAX * seen.choices, seen.answer_bytes)
-    completion = _believed(reported.completion, limit, seen.tokens)
-    if completion is None:
-        return [Quantity(UsageType.OUTPUT, seen.tokens, Source.ESTIMATED)]
+    completion = reported.completion
+    if not completion or completion > limit:
+        return [Quantity(UsageType.OUTPUT, seen.count_tokens(), Source.ESTIMATED)]
     source = Source.REPORTED if reported.is_split_sure else Source.ESTIMATED
     return [
         Quantity(UsageType.OUTPUT, completion - reported.reasoning, source),
         Quantity(UsageType.REASONING, reported.reasoning, source),
     ]
-
-
-def _believed(amount: int | None, limit: int, seen_tokens: int) -> int | None:
-    """Return the amount unless it is more than can be, or nothing although something was seen.
-
-    The second is what an engine says that does not know yet, or does not count (Ollama's zeros).
-    """
-    if amount is None or amount > limit or (amount == 0 and seen_tokens > 0):
-        return None
-    return amount
 
 
 def _count(number: object) -> int | None:

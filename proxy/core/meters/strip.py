@@ -17,11 +17,12 @@ USAGE_MARK: Final = b'completion_tokens"'
 """In every usage object that can be billed, and as good as never elsewhere: a line without it need not be read."""
 
 CONTINUOUS: Final = re.compile(
-    rb'\}\],"usage":\{"prompt_tokens":\d++,"total_tokens":\d++,"completion_tokens":\d++'
+    rb'\}\],"usage":\{"prompt_tokens":\d++,(?:"total_tokens":\d++,)?+"completion_tokens":\d++'
     rb'(?:,"\w++":(?:\d++|null|\{"\w++":(?:\d++|null)(?:,"\w++":(?:\d++|null))*+\}))*+\}'
     rb"(?=(?:,[^{}\[\]\n]*+)?+\}\r?\n)"
 )
-"""Usage in a chunk with choices, as vLLM and SGLang write it (usage follows the choices, its numbers in this order).
+"""Usage in a chunk with choices, as vLLM, SGLang and Ollama write it (it follows the choices, its numbers in this
+order).
 
 To be replaced by ``CHOICES_END``; what it matches always holds ``USAGE_MARK``. A chunk in another shape is no match,
 and takes the slow way through ``without_usage``.
@@ -29,8 +30,9 @@ and takes the slow way through ``without_usage``.
 
 CHOICES_END: Final = b"}]"
 
-_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]:,]')
-_KEY: Final = b'"usage"'
+_MEMBER: Final = re.compile(rb'([{,])\s*("usage")\s*:\s*\{')
+_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]]')
+_COMMA: Final = re.compile(rb"\s*,")
 
 
 def without_continuous(line: bytes) -> bytes:
@@ -47,40 +49,38 @@ def without_usage(line: bytes) -> bytes:
     bare = without_continuous(line)
     if len(bare) < len(line):
         return bare
-    while True:
-        start, end = _find(line)
-        if start == end:
-            return line
+    start, end = _find(line)
+    while start < end:
         line = line[:start] + line[end:]
+        start, end = _find(line)
+    return line
 
 
 def _find(line: bytes) -> tuple[int, int]:
-    """Return where to cut a usage member out; an empty range when there is none."""
-    depth = 0
-    comma = key = value = -1  # where the member's comma, key and value begin; -1: not seen
-    previous = b""
-    for token in _TOKEN.finditer(line):
-        text = token.group()
-        if text in (b"{", b"["):
-            depth += 1
-            if depth == 2 and key >= 0 and previous == b":":  # noqa: PLR2004
-                value = token.start() if text == b"{" else -1
-        elif text in (b"}", b"]"):
-            depth -= 1
-            if depth == 1 and value >= 0:
-                return _range(line, comma, key, token.end())
-        elif depth == 1:
-            if text == b",":
-                comma, key = token.start(), -1
-            elif text == _KEY and previous in (b"{", b","):
-                key = token.start()
-        previous = text
+    """Return where to cut a usage member out; an empty range when there is none.
+
+    In valid JSON what ``_MEMBER`` finds is a key (see above), so every bracket from there on that stands in no string
+    counts.
+    """
+    for member in _MEMBER.finditer(line):
+        end, depth = _rest(line, member.end())
+        if depth == 1:
+            if member[1] == b",":
+                return member.start(), end
+            comma = _COMMA.match(line, end)
+            return member.start(2), comma.end() if comma else end
     return 0, 0
 
 
-def _range(line: bytes, comma: int, key: int, end: int) -> tuple[int, int]:
-    if comma >= 0:
-        return comma, end
-    rest = line[end:]
-    following = len(rest) - len(rest.lstrip())
-    return key, end + following + 1 if rest[following : following + 1] == b"," else end
+def _rest(line: bytes, inside: int) -> tuple[int, int]:
+    """Return where the object ends into which ``inside`` points, and how many brackets are still open there."""
+    level, end = 1, 0
+    for token in _TOKEN.finditer(line, inside):
+        text = token.group()
+        if text in (b"{", b"["):
+            level += 1
+        elif text in (b"}", b"]"):
+            level -= 1
+        if level == 0 and not end:
+            end = token.end()
+    return end, -level
