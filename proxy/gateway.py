@@ -17,7 +17,7 @@ from proxy.core.catalogue import Upstream
 from proxy.core.endpoints import Endpoint
 from proxy.core.entries import Outcome
 from proxy.core.errors import ApiError, internal, invalid_parameter, rate_limited, unauthorized, unavailable
-from proxy.core.headers import answer_lines, limit_lines, refusal_lines, upstream_lines
+from proxy.core.headers import answer_lines, refusal_lines, upstream_lines
 from proxy.core.limits import NEVER_MS, Admission
 from proxy.core.meters import Reading
 from proxy.core.quotas import amounts, cost_bound_pico
@@ -166,8 +166,9 @@ class Gateway:
         principal = self._authenticate(incoming.token(), now_ms)
         tier = settings.tiers[principal.account.tier]
         month = self._months.at(now_ms, principal.account.timezone)
-        limits = self._months.limits(tier, month)
-        report.principal, report.tier, report.limits = principal, tier, limits
+        allowance = self._months.allowance(tier, month)
+        limits = allowance.limits
+        report.principal, report.tier, report.allowance = principal, tier, allowance
         endpoint = incoming.endpoint
         default_max_tokens = settings.proxy.limiter.default_max_tokens
         call = endpoint.prepare(await incoming.body(), settings.models, endpoint.route, default_max_tokens)
@@ -338,16 +339,16 @@ class Gateway:
     async def _refuse(self, error: ApiError, report: Report) -> Answer:
         report.status = error.status
         report.error_type = error.type
-        if report.principal is not None and report.admission is None:
+        if report.principal is not None and report.allowance is not None and report.admission is None:
             with contextlib.suppress(LimiterUnavailableError):  # then without limit headers
-                report.admission = await self._limiter.peek(report.principal.account.id, report.limits)
+                report.admission = await self._limiter.peek(report.principal.account.id, report.allowance.limits)
         return Answer(error.status, self._lines(report), error.body)
 
     def _lines(self, report: Report) -> bytes:
         """Return the headers that every answer carries: the request id and, once we know who calls, the limits."""
         lines = b"x-request-id: %b\r\n" % report.call_id.encode()
-        if report.admission is not None:
-            lines += limit_lines(report.limits, report.admission)
+        if report.admission is not None and report.allowance is not None:
+            lines += report.allowance.headers.lines(report.admission)
             if not report.admission.admitted:
                 lines += refusal_lines(report.admission)
         return lines

@@ -8,6 +8,7 @@ import msgspec
 
 from proxy.core.calendar import day_bounds_ms, day_of, month_bounds_ms
 from proxy.core.catalogue import Tier
+from proxy.core.headers import LimitHeaders
 from proxy.core.limits import Limit
 from proxy.core.quotas import limits_of
 
@@ -24,12 +25,19 @@ class Month(msgspec.Struct, frozen=True):
     day_ends_ms: int
 
 
+class Allowance(msgspec.Struct, frozen=True):
+    """What an account of a tier may use in a month, and how its answers say so."""
+
+    limits: tuple[Limit, ...]
+    headers: LimitHeaders
+
+
 class Months:
     """Remembers the present month of every time zone in use, and the limits of every tier in it."""
 
     def __init__(self) -> None:
         self._by_zone: dict[str, Month] = {}
-        self._limits: dict[tuple[str, str, int], tuple[Tier, tuple[Limit, ...]]] = {}
+        self._limits: dict[tuple[str, str, int], tuple[Tier, Allowance]] = {}
 
     def at(self, now_ms: int, timezone: str) -> Month:
         """Return the month and day that it is in a zone."""
@@ -41,12 +49,13 @@ class Months:
             month = self._by_zone[timezone] = Month(day[:7], day, ends_ms, day_starts_ms, day_ends_ms)
         return month
 
-    def limits(self, tier: Tier, month: Month) -> tuple[Limit, ...]:
-        """Return the limits of a tier in a month."""
+    def allowance(self, tier: Tier, month: Month) -> Allowance:
+        """Return the limits of a tier in a month, and the headers that show them."""
         key = (tier.id, month.name, month.ends_ms)
         remembered = self._limits.get(key)
         if remembered is None or remembered[0] is not tier:  # a reload brings new tiers under the old ids
             if len(self._limits) >= _REMEMBERED_MAX:
                 self._limits.clear()
-            remembered = self._limits[key] = (tier, limits_of(tier, month.name, month.ends_ms))
+            limits = limits_of(tier, month.name, month.ends_ms)
+            remembered = self._limits[key] = (tier, Allowance(limits, LimitHeaders(limits)))
         return remembered[1]

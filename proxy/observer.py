@@ -7,9 +7,10 @@ from proxy.core.accounts import Principal
 from proxy.core.calls import PreparedCall
 from proxy.core.catalogue import Tier
 from proxy.core.entries import Charge, Outcome
-from proxy.core.limits import Admission, Limit
+from proxy.core.limits import Admission
 from proxy.core.money import euros_text
-from proxy.core.usage import TariffClass
+from proxy.core.usage import Source, TariffClass
+from proxy.months import Allowance
 from proxy.telemetry.logs import CallLine, CallLog, log_failure
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.failures import FailureKind
@@ -25,6 +26,7 @@ class Report:
     __slots__ = (
         "abandoned",
         "admission",
+        "allowance",
         "answered_s",
         "call",
         "call_id",
@@ -33,7 +35,6 @@ class Report:
         "ended_s",
         "error_type",
         "first_byte_s",
-        "limits",
         "outcome",
         "principal",
         "route",
@@ -51,7 +52,7 @@ class Report:
         self.client_request_id = client_request_id
         self.principal: Principal | None = None
         self.tier: Tier | None = None
-        self.limits: tuple[Limit, ...] = ()
+        self.allowance: Allowance | None = None
         self.call: PreparedCall | None = None
         self.admission: Admission | None = None
         self.charge: Charge | None = None
@@ -155,6 +156,7 @@ def _line(report: Report, model: str, tier: str, outcome: str, first_byte_s: flo
         status=report.status,
         outcome=outcome,
         streamed=report.call is not None and report.call.stream,
+        estimated=charge is not None and any(line.source is Source.ESTIMATED for line in charge.lines),
         tokens={line.usage_type.value: line.amount for line in charge.lines} if charge is not None else {},
         cost_eur=euros_text(charge.total_pico) if charge is not None else None,
         ttft_ms=_ms(first_byte_s),

@@ -1,8 +1,8 @@
 """Several processes that share one port, and one admin listener for all of them.
 
-What belongs here: starting workers, starting them again when they die, passing signals on, and showing their metrics and
-readiness as one. What does not: serving (proxy.app). Workers know nothing of each other: limits meet in Redis, entries in
-the ledger, and each has an outbox of its own.
+What belongs here: starting workers, starting them again when they die, passing signals on, and showing their metrics
+and readiness as one. What does not: serving (proxy.app). Workers know nothing of each other: limits meet in Redis,
+entries in the ledger, and each has an outbox of its own.
 """
 
 import asyncio
@@ -95,7 +95,7 @@ async def serve_many(holder: SettingsHolder, config_dir: Path, count: int, log_l
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: [worker.signal(signal.SIGHUP) for worker in workers])
+    loop.add_signal_handler(signal.SIGHUP, _signal_all, workers, signal.SIGHUP)
     metrics = Metrics()
     metrics.watch("tollgate_worker_restarts_total", "", lambda: sum(worker.restarts for worker in workers))
 
@@ -122,14 +122,18 @@ async def serve_many(holder: SettingsHolder, config_dir: Path, count: int, log_l
         await admin.close()
 
 
+def _signal_all(workers: list[_Worker], number: signal.Signals) -> None:
+    for worker in workers:
+        worker.signal(number)
+
+
 async def _stop(workers: list[_Worker], runs: list[asyncio.Task[None]], patience_s: float) -> None:
     for worker in workers:
         worker.stopping = True
-        worker.signal(signal.SIGTERM)
+    _signal_all(workers, signal.SIGTERM)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(patience_s):
             await asyncio.gather(*runs)
             return
-    for worker in workers:
-        worker.signal(signal.SIGKILL)
+    _signal_all(workers, signal.SIGKILL)
     await asyncio.gather(*runs, return_exceptions=True)

@@ -1,7 +1,7 @@
 """``tollgate serve``: run the proxy until SIGTERM.
 
-What belongs here: options, logs, and the choice between one process and several. What does not: what a process is made of
-(proxy.app) and how several are kept running (proxy.supervisor).
+What belongs here: options, logs, and the choice between one process and several. What does not: what a process is made
+of (proxy.app) and how several are kept running (proxy.supervisor).
 """
 
 import asyncio

@@ -5,10 +5,11 @@ Lines end with CRLF. Values come from a parser that refuses CR and LF, or are ma
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Final
 
-from proxy.core.limits import Admission, Limit, LimitState
+from proxy.core.limits import Admission, Limit
 from proxy.core.quotas import BUDGET_MONTH, OUTPUT_TOKENS_DAY, OUTPUT_TOKENS_HOUR, REQUESTS
 
 RETRY_SOON_MS: Final = 60_000
@@ -36,6 +37,7 @@ _ENDS_HERE: Final = _HOP_BY_HOP | {
     b"x-request-id",
     b"traceparent",
     b"content-encoding",
+    b"content-type",
     # not the upstream's business: who the customer is, and what only this proxy may claim
     b"cookie",
     b"expect",
@@ -122,37 +124,52 @@ def answer_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"".join([b"%b: %b\r\n" % line for line in kept])
 
 
-def limit_lines(limits: Iterable[Limit], answer: Admission) -> bytes:
-    """Return the limit headers of an authenticated answer: the documented trios and the IETF pair.
+class LimitHeaders:
+    """The limit headers of the answers to accounts with certain limits: everything constant is made once.
 
-    ``X-RateLimit-Reset-…`` is Unix seconds, rounded up, at which the limit is whole again. Limits that are not counted
-    in requests or tokens have no trio. The pair follows draft-ietf-httpapi-ratelimit-headers; first comes the limit
-    that bound, or else the one with the least room.
+    The documented trios: ``X-RateLimit-Reset-…`` is Unix seconds, rounded up, at which the limit is whole again. Limits
+    that are not counted in requests or tokens have no trio. The IETF pair follows
+    draft-ietf-httpapi-ratelimit-headers; first comes the limit that bound, or else the one with the least room.
     """
-    shown = [
-        (state, limit.window_s) for state, limit in zip(answer.states, limits, strict=True) if state.name in _TITLES
-    ]
-    trios = [
-        f"X-RateLimit-Limit-{_TITLES[state.name]}: {state.capacity}\r\n"
-        f"X-RateLimit-Remaining-{_TITLES[state.name]}: {state.remaining}\r\n"
-        f"X-RateLimit-Reset-{_TITLES[state.name]}: {-(-state.reset_ms // 1000)}\r\n"
-        for state, _ in shown
-    ]
-    shown.sort(key=lambda pair: (pair[0].name != answer.bound, _room(pair[0])))
-    policies = ", ".join([f'"{state.name}";q={state.capacity};w={window_s}' for state, window_s in shown])
-    rates = ", ".join([f'"{state.name}";r={state.remaining};t={_reset_in_s(state, answer)}' for state, _ in shown])
-    return f"{''.join(trios)}RateLimit-Policy: {policies}\r\nRateLimit: {rates}\r\n".encode()
+
+    def __init__(self, limits: Sequence[Limit]) -> None:
+        self._shown = [(index, limit.name) for index, limit in enumerate(limits) if limit.name in _TITLES]
+        self._trios = "".join(
+            f"X-RateLimit-Limit-{title}: %d\r\nX-RateLimit-Remaining-{title}: %d\r\nX-RateLimit-Reset-{title}: %d\r\n"
+            for title in [_TITLES[name] for _, name in self._shown]
+        )
+        self._windows = {limit.name: f"w={limit.window_s}" for limit in limits}
+
+    def lines(self, answer: Admission) -> bytes:
+        """Return the header lines for an admission, or a look at the limits."""
+        now_ms, bound = answer.now_ms, answer.bound
+        values: list[int] = []
+        rated: list[tuple[int, str, str]] = []
+        for index, name in self._shown:
+            state = answer.states[index]
+            capacity, reset_ms = state.capacity, state.reset_ms
+            remaining = capacity - state.used - state.held
+            remaining = max(remaining, 0)
+            values += (capacity, remaining, -(-reset_ms // 1000))
+            wait_ms = reset_ms - now_ms
+            room = remaining * 1_000_000 // (capacity or 1)
+            if name == bound:
+                room = -1
+                wait_ms = answer.retry_after_ms or 0
+            rated.append(
+                (
+                    room,
+                    f'"{name}";q={capacity};{self._windows[name]}',
+                    f'"{name}";r={remaining};t={max(0, -(-wait_ms // 1000))}',
+                )
+            )
+        rated.sort(key=_first)
+        policies = ", ".join([policy for _, policy, _ in rated])
+        rates = ", ".join([rate for _, _, rate in rated])
+        return f"{self._trios % tuple(values)}RateLimit-Policy: {policies}\r\nRateLimit: {rates}\r\n".encode()
 
 
-def _room(state: LimitState) -> int:
-    """Share of the limit that remains, in millionths."""
-    return state.remaining * 1_000_000 // max(1, state.capacity)
-
-
-def _reset_in_s(state: LimitState, answer: Admission) -> int:
-    if state.name == answer.bound and answer.retry_after_ms is not None:
-        return -(-answer.retry_after_ms // 1000)
-    return max(0, -(-(state.reset_ms - answer.now_ms) // 1000))
+_first = itemgetter(0)
 
 
 def refusal_lines(answer: Admission) -> bytes:

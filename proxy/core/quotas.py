@@ -3,6 +3,7 @@
 What belongs here: the order and names of the limits of an account, and the numbers that go with them.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from proxy.core.calls import PreparedCall
@@ -19,6 +20,12 @@ BUDGET_MONTH: Final = "budget_month"
 LIMIT_NAMES: Final = (REQUESTS, OUTPUT_TOKENS_HOUR, OUTPUT_TOKENS_DAY, BUDGET_MONTH)
 UNLIMITED_NANO: Final = 2**52
 """Stands for "no monthly cap" (4.5 million euros a month), so that what is spent is known for every account."""
+
+# An attribute of an enumeration costs as much as a call; these are looked up for every call.
+_INPUT: Final = UsageType.INPUT
+_CACHED_INPUT: Final = UsageType.CACHED_INPUT
+_OUTPUT: Final = UsageType.OUTPUT
+_REASONING: Final = UsageType.REASONING
 
 HOUR_S: Final = 3600
 DAY_S: Final = 86_400
@@ -39,25 +46,24 @@ def limits_of(tier: Tier, month: str, month_ends_ms: int) -> tuple[Limit, ...]:
     return tuple(limits)
 
 
-def amounts(limits: tuple[Limit, ...], output_tokens: int, cost_pico: int) -> tuple[int, ...]:
+def amounts(limits: Sequence[Limit], output_tokens: int, cost_pico: int) -> tuple[int, ...]:
     """Return, beside each limit, what a call has used of it: one request, output tokens, or nano-euros rounded up."""
     nano = nano_from_pico_up(cost_pico)
-    by_name = {
-        REQUESTS: 1,
-        OUTPUT_TOKENS_HOUR: output_tokens,
-        OUTPUT_TOKENS_DAY: output_tokens,
-        BUDGET_MONTH: nano,
-    }
-    return tuple([by_name[limit.name] for limit in limits])
+    if len(limits) == len(LIMIT_NAMES):
+        return (1, output_tokens, output_tokens, nano)
+    return tuple(
+        [1 if name is REQUESTS else nano if name is BUDGET_MONTH else output_tokens for name in _names(limits)]
+    )
+
+
+def _names(limits: Sequence[Limit]) -> list[str]:
+    return [limit.name for limit in limits]
 
 
 def cost_bound_pico(call: PreparedCall, prices: PriceVersion, tariff_class: TariffClass) -> int:
     """Return the most that a call can cost, in pico-euros."""
+    price = prices.unit_price_pico
     model = call.model.id
-
-    def dearest(*types: UsageType) -> int:
-        return max(prices.unit_price_pico(model, usage_type, tariff_class) for usage_type in types)
-
-    return call.input_tokens_max * dearest(UsageType.INPUT, UsageType.CACHED_INPUT) + call.output_tokens_max * dearest(
-        UsageType.OUTPUT, UsageType.REASONING
-    )
+    input_pico = max(price(model, _INPUT, tariff_class), price(model, _CACHED_INPUT, tariff_class))
+    output_pico = max(price(model, _OUTPUT, tariff_class), price(model, _REASONING, tariff_class))
+    return call.input_tokens_max * input_pico + call.output_tokens_max * output_pico

@@ -26,7 +26,7 @@ class Request:
         method: HTTP method.
         route: path, for example ``/v1/chat/completions``.
         lines: header lines of the client that pass.
-        body: the body, already patched.
+        body: JSON, checked and patched. It is sent as such, whatever type the client gave it (curl's default is a form).
     """
 
     __slots__ = ("_lines", "_method", "_route", "body")
@@ -39,7 +39,7 @@ class Request:
 
     def to(self, pool: UpstreamPool) -> bytes:
         """Return the request for one upstream: head and body in one piece."""
-        return b"%b %b%b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n%b" % (
+        return b"%b %b%b HTTP/1.1\r\n%b%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
             self._method,
             pool.path_prefix,
             self._route,

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from proxy.core.catalogue import Tier
-from proxy.core.headers import answer_lines, limit_lines, refusal_lines, upstream_lines
+from proxy.core.headers import LimitHeaders, answer_lines, refusal_lines, upstream_lines
 from proxy.core.limits import Admission, LimitState
 from proxy.core.quotas import limits_of
 
@@ -29,7 +29,6 @@ def test_hop_by_hop_and_private_headers_end_at_the_proxy():
     kept = dict(lines_of(upstream_lines(sent, CALL_ID)))
     assert kept.pop(b"traceparent")
     assert kept == {
-        b"content-type": b"application/json",
         b"user-agent": b"sdk/1",
         b"x-custom": b"kept",
         b"x-request-id": CALL_ID.encode(),
@@ -74,7 +73,7 @@ def admission(**refusal):
 
 
 def test_the_documented_trio_and_the_token_windows_stand_on_an_answer():
-    shown = dict(lines_of(limit_lines(LIMITS, admission())))
+    shown = dict(lines_of(LimitHeaders(LIMITS).lines(admission())))
     assert shown[b"X-RateLimit-Limit-Requests"] == b"1000"
     assert shown[b"X-RateLimit-Remaining-Requests"] == b"999"
     assert shown[b"X-RateLimit-Reset-Requests"] == b"1795000060"
@@ -86,14 +85,14 @@ def test_the_documented_trio_and_the_token_windows_stand_on_an_answer():
 
 
 def test_the_ietf_pair_names_the_tightest_limit_first():
-    shown = dict(lines_of(limit_lines(LIMITS, admission())))
+    shown = dict(lines_of(LimitHeaders(LIMITS).lines(admission())))
     assert shown[b"RateLimit-Policy"].startswith(b'"output_tokens_hour";q=150000;w=3600, "output_tokens_day";')
     assert shown[b"RateLimit"].startswith(b'"output_tokens_hour";r=1000;t=3600, ')
 
 
 def test_the_ietf_pair_names_the_binding_limit_first_and_when_to_come_back():
     refused = admission(bound="requests", retry_after_ms=1500)
-    shown = dict(lines_of(limit_lines(LIMITS, refused)))
+    shown = dict(lines_of(LimitHeaders(LIMITS).lines(refused)))
     assert shown[b"RateLimit"].startswith(b'"requests";r=999;t=2, ')
 
 

@@ -47,7 +47,18 @@ def redis_server(folder: Path, port: int | None = None, *options: str) -> Iterat
     port = port or free_port()
     with (folder / "redis.log").open("ab") as log:
         process = subprocess.Popen(
-            ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), *options],
+            [
+                "redis-server",
+                "--port",
+                str(port),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--dir",
+                str(folder),
+                *options,
+            ],
             stdout=log,
             stderr=log,
         )
@@ -77,7 +88,19 @@ def postgres_server(folder: Path) -> Iterator[str]:
                 parent.chmod(parent.stat().st_mode | 0o011)
         demote = {"user": "postgres", "group": "postgres", "extra_groups": []}
     subprocess.run(
-        [_postgres_bin("initdb"), "-D", str(data), "-U", "tollgate", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"],
+        [
+            _postgres_bin("initdb"),
+            "-D",
+            str(data),
+            "-U",
+            "tollgate",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-locale",
+            "-N",
+        ],
         check=True,
         capture_output=True,
         cwd="/",
@@ -86,8 +109,17 @@ def postgres_server(folder: Path) -> Iterator[str]:
     with (folder / "postgres.log").open("ab") as log:
         process = subprocess.Popen(  # type: ignore[call-overload]
             [
-                _postgres_bin("postgres"), "-D", str(data), "-p", str(port), "-c", "listen_addresses=127.0.0.1",
-                "-c", f"unix_socket_directories={folder}", "-c", "max_connections=50",
+                _postgres_bin("postgres"),
+                "-D",
+                str(data),
+                "-p",
+                str(port),
+                "-c",
+                "listen_addresses=127.0.0.1",
+                "-c",
+                f"unix_socket_directories={folder}",
+                "-c",
+                "max_connections=50",
             ],
             stdout=log,
             stderr=log,
@@ -105,7 +137,12 @@ def postgres_server(folder: Path) -> Iterator[str]:
 
 def _wait_until_ready(port: int) -> None:
     for _ in range(300):
-        if subprocess.run([_postgres_bin("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)], check=False).returncode == 0:
+        if (
+            subprocess.run(
+                [_postgres_bin("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)], check=False
+            ).returncode
+            == 0
+        ):
             return
         time.sleep(0.05)
     raise TimeoutError("PostgreSQL does not get ready")
