@@ -92,7 +92,7 @@ class App:
         self.shipper.start()
         self.limiter = self._new_limiter()
         clock = time.monotonic  # uvloop's own clock knows milliseconds only
-        self.pools = UpstreamPools(proxy.timeouts, clock)
+        self.pools = UpstreamPools(lambda: self._holder.current.proxy.timeouts, clock)
         self.call_log = CallLog()
         self.metrics = self._new_metrics()
         observer = Observer(self.metrics, self.call_log)

@@ -16,8 +16,9 @@ from typing import Final
 
 import structlog
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.core.accounts import Account, Key, Principal, digest_of, is_well_formed_key
+from proxy.core.accounts import KEY_CHARS, Account, Key, Principal, digest_of
 from proxy.ledger.database import Database
 from proxy.ledger.errors import LedgerUnavailableError
 from proxy.ledger.schema import accounts, directory_changes, keys
@@ -71,7 +72,7 @@ class Directory:
 
         The token is looked up by its SHA-256: how long that takes says nothing about any other token.
         """
-        if not is_well_formed_key(token):
+        if len(token) != KEY_CHARS:
             return None
         principal = self._by_digest.get(digest_of(token))
         if principal is None or not principal.key.is_valid_at(now_ms):
@@ -97,23 +98,12 @@ class Directory:
         asked_at_s = self._monotonic_s()
         async with self._database.read() as connection:
             version: int = (await connection.execute(select(directory_changes.c.version))).scalar_one()
-            if version != self._version:
-                account_rows = (await connection.execute(_ACCOUNTS)).all()
-                key_rows = (await connection.execute(_KEYS)).all()
-        changed = version != self._version
-        if changed:
-            found = {row.id: Account(row.id, row.name, row.tier, row.timezone) for row in account_rows}
-            self._by_digest = {
-                row.digest: Principal(
-                    found[row.account_id],
-                    Key(row.id, row.account_id, row.digest, row.expires_ms, row.revoked_ms),
-                )
-                for row in key_rows
-            }
-            self._accounts = found
-            self._version = version
+            has_changed = version != self._version
+            if has_changed:
+                self._accounts, self._by_digest = await _load(connection)
+                self._version = version
         self._fresh_at_s = asked_at_s
-        return changed
+        return has_changed
 
     async def _keep_fresh(self) -> None:
         while True:
@@ -134,5 +124,19 @@ class Directory:
             _log.error("directory_stale", error=str(exc), exc_info=None if expected else exc)
 
 
+async def _load(connection: AsyncConnection) -> tuple[dict[str, Account], dict[str, Principal]]:
+    """Return accounts by id and principals by digest, a few hundred rows at a time: calls go on meanwhile."""
+    found: dict[str, Account] = {}
+    by_digest: dict[str, Principal] = {}
+    async for rows in (await connection.stream(_ACCOUNTS)).partitions(_ROWS_AT_ONCE):
+        found.update((row.id, Account(row.id, row.name, row.tier, row.timezone)) for row in rows)
+    async for key_rows in (await connection.stream(_KEYS)).partitions(_ROWS_AT_ONCE):
+        for row in key_rows:
+            key = Key(row.id, row.account_id, row.digest, row.expires_ms, row.revoked_ms)
+            by_digest[key.digest] = Principal(found[key.account_id], key)
+    return found, by_digest
+
+
+_ROWS_AT_ONCE: Final = 500
 _ACCOUNTS: Final = select(accounts.c.id, accounts.c.name, accounts.c.tier, accounts.c.timezone)
 _KEYS: Final = select(keys.c.id, keys.c.account_id, keys.c.digest, keys.c.expires_ms, keys.c.revoked_ms)

@@ -31,7 +31,9 @@ class Timeouts(msgspec.Struct, frozen=True):
         float,
         Meta(gt=0, description="For a client that has stopped reading a stream, before it counts as gone."),
     ] = 120.0
-    keepalive_s: Annotated[float, Meta(gt=0, description="Idle time after which connections are closed.")] = 75.0
+    keepalive_s: Annotated[
+        float, Meta(gt=0, description="Idle time after which connections are closed.", extra=RESTART)
+    ] = 75.0
     drain_s: Annotated[float, Meta(gt=0, description="For calls in flight to end after SIGTERM.")] = 30.0
 
 
@@ -46,7 +48,11 @@ class Sizes(msgspec.Struct, frozen=True):
     )
     write_buffer_bytes: Annotated[
         int,
-        Meta(gt=0, description="What may wait for a slow reader before the sender is paused, a connection."),
+        Meta(
+            gt=0,
+            description="What may wait for a slow reader before the sender is paused, a connection.",
+            extra=RESTART,
+        ),
     ] = 262_144
 
 

@@ -41,7 +41,6 @@ class UpstreamConnection(asyncio.Protocol):
     Args:
         on_idle: called when an exchange has ended cleanly and the connection may carry another one.
         on_lost: called once, when the connection is of no more use.
-        idle_s: longest silence within an answer, in seconds.
         clock: monotonic seconds.
     """
 
@@ -73,12 +72,11 @@ class UpstreamConnection(asyncio.Protocol):
         self,
         on_idle: Callable[["UpstreamConnection"], None],
         on_lost: Callable[["UpstreamConnection"], None],
-        idle_s: float,
         clock: Callable[[], float],
     ) -> None:
         self._on_idle = on_idle
         self._on_lost = on_lost
-        self._idle_s = idle_s
+        self._idle_s = 0.0
         self._clock = clock
         self._transport: asyncio.Transport | None = None
         self._sink: Sink | None = None
@@ -110,12 +108,13 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether any byte of the present answer has come: from then on a call must not be sent again elsewhere."""
         return self._received
 
-    def begin(self, sink: Sink, request: bytes, first_byte_s: float) -> None:
-        """Send a whole request and report its answer to ``sink``."""
+    def begin(self, sink: Sink, request: bytes, first_byte_s: float, idle_s: float) -> None:
+        """Send a whole request and report its answer to ``sink``; waits are bounded, in seconds of silence."""
         assert self._sink is None
         assert self._transport is not None
         self._sink = sink
         self._received = False
+        self._idle_s = idle_s
         self.exchanges += 1
         self.deadline = self._clock() + first_byte_s
         self._transport.write(request)

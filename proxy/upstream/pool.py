@@ -25,11 +25,11 @@ class UpstreamPool:
 
     Args:
         upstream: where to.
-        timeouts: seconds to connect, to the first byte, between bytes, to keep an idle connection.
+        timeouts: returns those in force: to connect, to the first byte, between bytes, to keep an idle connection.
         clock: monotonic seconds.
     """
 
-    def __init__(self, upstream: Upstream, timeouts: Timeouts, clock: Callable[[], float]) -> None:
+    def __init__(self, upstream: Upstream, timeouts: Callable[[], Timeouts], clock: Callable[[], float]) -> None:
         parts = urlsplit(upstream.url)
         self.upstream = upstream
         self.path_prefix = parts.path.rstrip("/").encode()
@@ -69,7 +69,7 @@ class UpstreamPool:
             connection = self._idle.pop()
             if connection.is_open:
                 self.in_flight += 1  # counted down by ``ended``
-                connection.begin(sink, request, self._timeouts.first_byte_s)
+                self._begin(connection, sink, request)
                 return connection
         return None
 
@@ -83,11 +83,15 @@ class UpstreamPool:
         self.in_flight += 1
         try:
             connection = await self._connect()
-            connection.begin(sink, request, self._timeouts.first_byte_s)
+            self._begin(connection, sink, request)
         except BaseException:
             self.in_flight -= 1
             raise
         return connection
+
+    def _begin(self, connection: UpstreamConnection, sink: Sink, request: bytes) -> None:
+        timeouts = self._timeouts()
+        connection.begin(sink, request, timeouts.first_byte_s, timeouts.idle_s)
 
     def ended(self) -> None:
         """Count down what ``begin`` or ``begin_fresh`` counted up: the exchange is over, however it ended."""
@@ -100,9 +104,9 @@ class UpstreamPool:
     async def _connect(self) -> UpstreamConnection:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._timeouts.connect_s):
+            async with asyncio.timeout(self._timeouts().connect_s):
                 _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(self._became_idle, self._lost, self._timeouts.idle_s, self._clock),
+                    lambda: UpstreamConnection(self._became_idle, self._lost, self._clock),
                     self._host,
                     self._port,
                     ssl=self._ssl,
@@ -127,10 +131,11 @@ class UpstreamPool:
     def sweep(self) -> None:
         """End exchanges whose deadline has passed and close connections that were idle for too long."""
         now = self._clock()
+        keepalive_s = self._timeouts().keepalive_s
         idle = set(self._idle)
         for connection in list(self._open):
             if connection in idle:
-                if connection.idle_since + self._timeouts.keepalive_s < now:
+                if connection.idle_since + keepalive_s < now:
                     connection.close()
             elif connection.deadline < now:
                 connection.expire()
@@ -144,7 +149,7 @@ class UpstreamPool:
 class UpstreamPools:
     """The pools of every upstream, by name, and the one task that watches their deadlines."""
 
-    def __init__(self, timeouts: Timeouts, clock: Callable[[], float]) -> None:
+    def __init__(self, timeouts: Callable[[], Timeouts], clock: Callable[[], float]) -> None:
         self._timeouts = timeouts
         self._clock = clock
         self._pools: dict[Upstream, UpstreamPool] = {}

@@ -74,12 +74,12 @@ class Bench:
         self.idle = []
         self.lost = []
         self.transport = FakeTransport()
-        self.connection = UpstreamConnection(self.idle.append, self.lost.append, 10.0, lambda: self.now)
+        self.connection = UpstreamConnection(self.idle.append, self.lost.append, lambda: self.now)
         self.connection.connection_made(self.transport)
 
     def ask(self):
         sink = Recorder()
-        self.connection.begin(sink, b"POST / HTTP/1.1\r\n\r\n", 60.0)
+        self.connection.begin(sink, b"POST / HTTP/1.1\r\n\r\n", 60.0, 10.0)
         return sink
 
 
