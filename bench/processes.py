@@ -21,6 +21,7 @@ WORK = ROOT / "build" / "bench"
 PROXY_CORE, OTHER_CORE = 0, 1
 PINNED = (os.cpu_count() or 1) > 1
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_IDLE_LOOK_SECONDS, _IDLE_SHARE = 0.4, 0.05
 _REQUESTS_UNLIMITED = 100_000_000
 
 
@@ -58,6 +59,20 @@ class Server:
     def cpu_seconds(self) -> float:
         """Return the processor time that it and its workers have used (``/proc/PID/stat``: utime, stime)."""
         return sum(_own_cpu_seconds(pid) for pid in _with_children(self._process.pid))
+
+    def wait_until_idle(self, seconds_max: float = 30.0) -> float:
+        """Wait until it has nothing left to do (a ledger to write, say); return how long that took.
+
+        What it still does after the load is part of the load's cost, and must not disturb what is measured next.
+        """
+        started = time.monotonic()
+        used = self.cpu_seconds()
+        while time.monotonic() - started < seconds_max:
+            time.sleep(_IDLE_LOOK_SECONDS)
+            before, used = used, self.cpu_seconds()
+            if used - before <= _IDLE_SHARE * _IDLE_LOOK_SECONDS:
+                break
+        return time.monotonic() - started - _IDLE_LOOK_SECONDS
 
     def stop(self) -> None:
         """End it."""
@@ -138,8 +153,11 @@ def start_baseline(upstream: Server, name: str = "baseline") -> Server:
     return Server(name, words, port, PROXY_CORE)
 
 
-def start_tollgate(upstream: Server, redis: Server) -> tuple[Server, str]:
-    """Start Tollgate with everything on, and an account whose requests window never fills; return a key too."""
+def start_tollgate(upstream: Server, redis: Server | None) -> tuple[Server, str]:
+    """Start Tollgate with everything on, and an account whose requests window never fills; return a key too.
+
+    ``redis`` None keeps the limits in memory.
+    """
     config, state = WORK / "config", WORK / "state"
     for folder in (config, state):
         shutil.rmtree(folder, ignore_errors=True)
@@ -153,10 +171,11 @@ def start_tollgate(upstream: Server, redis: Server) -> tuple[Server, str]:
     env = {
         "TOLLGATE_LISTEN": f"127.0.0.1:{port}",
         "TOLLGATE_ADMIN_LISTEN": f"127.0.0.1:{free_port()}",
-        "TOLLGATE_REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
         "TOLLGATE_STATE_DIR": str(state),
         "TOLLGATE_UPSTREAM": _url(upstream),
     }
+    if redis is not None:
+        env["TOLLGATE_REDIS_URL"] = f"redis://127.0.0.1:{redis.port}/0"
     program = str(Path(sys.executable).with_name("tollgate"))
     _run([program, "accounts", "create", "bench", "--tier", "monthly", "--config", str(config)], env)
     created = _run([program, "keys", "create", "bench", "--json", "--config", str(config)], env)

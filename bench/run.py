@@ -30,6 +30,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=[scenario.name for scenario in SCENARIOS], help="one load")
     parser.add_argument("--json", type=Path, help="write everything that was measured to this file")
     parser.add_argument("--write-docs", action="store_true", help="update docs/performance.md")
+    parser.add_argument("--no-redis", action="store_true", help="limits in memory: what Redis costs is the difference")
     parser.add_argument("--self-test", action="store_true", help="baseline against itself: the ratios must be near 1")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -60,7 +61,7 @@ def main() -> int:
         if arguments.self_test:
             tollgate, key = stack.enter_context(running(start_baseline(upstream, "baseline-2"))), "none"
         else:
-            redis = stack.enter_context(running(start_redis()))
+            redis = None if arguments.no_redis else stack.enter_context(running(start_redis()))
             server, key = start_tollgate(upstream, redis)
             tollgate = stack.enter_context(running(server))
         results = [

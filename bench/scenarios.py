@@ -56,7 +56,10 @@ SCENARIOS = (
 
 
 def measure(scenario: Scenario, proxy: Server, token: str, seconds: float, warmup_seconds: float) -> Run:
-    """Load a proxy once; processor seconds cover the warm-up too, and so do the counts they are divided by."""
+    """Load a proxy once, and wait until it has finished what the load left it to do.
+
+    Processor seconds cover the warm-up and the work after the load; the counts they are divided by, the warm-up too.
+    """
     words = [WORK / "client", "127.0.0.1", proxy.port, token, scenario.connections, seconds, warmup_seconds]
     command = [*pinned(OTHER_CORE), *map(str, [*words, scenario.deltas, scenario.interval_us])]
     before = proxy.cpu_seconds()
@@ -64,6 +67,7 @@ def measure(scenario: Scenario, proxy: Server, token: str, seconds: float, warmu
     if done.returncode:
         raise SystemExit(f"client failed against {proxy.name}: {done.stderr}\n{proxy.log_tail()}")
     run: Run = json.loads(done.stdout)
+    run["afterwards_s"] = proxy.wait_until_idle()
     counted = run[scenario.unit] * (seconds + warmup_seconds) / seconds
     run["cpu_us"] = (proxy.cpu_seconds() - before) * 1e6 / counted if counted else float("inf")
     return run
