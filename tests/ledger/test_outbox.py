@@ -146,6 +146,20 @@ async def test_a_full_disk_fails_the_calls_and_leaves_nothing_half_written(outbo
     await again.close()
 
 
+async def test_a_transaction_that_fails_half_way_is_undone_and_the_next_one_works(outbox):
+    writer = outbox._file._writer
+    await outbox.commit(entry("a"))
+    groups = await outbox.oldest(1)
+    writer.execute("CREATE TRIGGER fault BEFORE DELETE ON groups BEGIN SELECT RAISE(FAIL, 'fault'); END")
+    with pytest.raises(OutboxError, match="fault"):
+        await outbox.remove(groups, [(entry("a"), "set aside before the fault")])
+    writer.execute("DROP TRIGGER fault")
+    await outbox.commit(entry("b"))
+    assert [kept.call_id for kept in await everything(outbox)] == ["a", "b"]
+    assert writer.execute("SELECT count(*) FROM refused").fetchone() == (0,)
+    assert outbox.depth == 2
+
+
 async def test_an_outbox_that_cannot_keep_up_says_so(tmp_path):
     outbox = Outbox(tmp_path / "outbox-0.db", queue_max=0)
     with pytest.raises(OutboxError, match="cannot keep up"):

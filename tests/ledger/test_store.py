@@ -177,6 +177,22 @@ async def test_several_shippers_at_once_neither_deadlock_nor_count_twice(postgre
         await database.close()
 
 
+async def test_shippers_of_different_calls_wait_for_one_another_on_the_rollups_and_never_deadlock(postgres_database):
+    await migrate(postgres_database)
+    databases = [Database.open(postgres_database, pool_size=1) for _ in range(6)]
+    calls = some_calls(6 * 25 * 12)
+
+    async def ship(mine, database):
+        ledger = Ledger(database)
+        return [await ledger.insert(mine[start : start + 12]) for start in range(0, len(mine), 12)]
+
+    shipped = await asyncio.gather(*(ship(calls[number::6], database) for number, database in enumerate(databases)))
+    assert sum(map(sum, shipped)) == len(calls)
+    await assert_rollups_agree(databases[0], calls)
+    for database in databases:
+        await database.close()
+
+
 # --- seeds ---
 
 HOUR = Limit("output_tokens_hour", LimitKind.WINDOW, 150_000, window_s=3600, bucket_s=10)
