@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from proxy.cli.ledger_session import (
     EUROS,
@@ -68,7 +68,7 @@ def list_(as_json: bool, config_dir: Path) -> None:
     if as_json:
         click.echo(msgspec.json.encode(found))
         return
-    table = Table("name", "tier", "time zone", "id")
+    table = Table("name", "tier", "time zone", Column("id", min_width=36))
     for account in found:
         table.add_row(account.name, account.tier, account.timezone, account.id)
     Console().print(table)

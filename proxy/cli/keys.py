@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from proxy.cli.ledger_session import (
     DURATION,
@@ -25,6 +25,10 @@ from proxy.core.accounts import Key
 from proxy.ledger.database import Database
 from proxy.ledger.keys import KeyInfo, Keys, NewKey
 from proxy.ledger.location import Location
+
+
+_ID_CHARS = 36
+"""``key_`` and 32 digits: it is there to be copied, so it is never cut or wrapped."""
 
 
 @click.group()
@@ -94,7 +98,7 @@ def list_(account: str | None, as_json: bool, config_dir: Path) -> None:
     if as_json:
         click.echo(msgspec.json.encode([_document(info) for info in found]))
         return
-    table = Table("id", "account", "state", "created", "ends")
+    table = Table(Column("id", min_width=_ID_CHARS), "account", "state", "created", "ends")
     for info in found:
         key = info.key
         ends = [end for end in (key.expires_ms, key.revoked_ms) if end is not None]

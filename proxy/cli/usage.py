@@ -76,6 +76,6 @@ def _print_table(account: Account, month: str, used: MonthUsage) -> None:
         quantity = f"{line.quantity:,}"
         cost = euros_text(line.cost_pico)
         table.add_row(line.model, line.tariff_class.value, line.usage_type.value, quantity, cost)
-    table.columns[0].footer = f"{used.calls:,} calls"
+    table.columns[0].footer = f"calls: {used.calls:,}"
     table.columns[4].footer = euros_text(used.cost_pico)
     Console().print(table)

@@ -1,5 +1,4 @@
-"""Outboxes that no worker opens any more: after a restart with fewer workers, their entries still have to
-come home.
+"""Outboxes that no worker opens any more: after a restart with fewer workers, they must be shipped, too.
 
 What belongs here: finding them and shipping what they hold. What does not: the outboxes of workers that run.
 """

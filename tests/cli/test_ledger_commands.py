@@ -79,6 +79,13 @@ def test_a_key_is_shown_once_and_never_again(state):
     assert digest_of(made["key"]) not in listing
 
 
+def test_the_id_of_a_key_can_be_copied_from_a_narrow_terminal(state, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out("accounts create a-rather-long-name-for-an-account --tier tier1")
+    made = as_json("keys create a-rather-long-name-for-an-account")
+    assert made["id"] in out("keys list")
+
+
 def test_without_json_the_key_alone_is_on_standard_output(state):
     out("accounts create acme --tier tier1")
     assert is_well_formed_key(out("keys create acme").strip())
@@ -134,7 +141,7 @@ def test_usage_for_people_is_a_table_in_euros(state):
     asyncio.run(one_call_shipped(state, account_id))
     table = out("usage --account acme")
     assert re.search(r"gpt-oss:120b .* standard .* output .* 42 .* 0\.000336", table)
-    assert re.search(r"1 calls .* 0\.000363", table)
+    assert re.search(r"calls: 1 .* 0\.000363", table)
 
 
 def test_usage_counts_what_waits_in_every_outbox_while_the_server_runs(state):
