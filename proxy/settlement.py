@@ -32,6 +32,7 @@ class Flight:
         "call_id",
         "day",
         "endpoint",
+        "is_settling",
         "limits",
         "month",
         "needs",
@@ -69,6 +70,7 @@ class Flight:
         self.admitted_ms = admitted_ms
         self.upstream: Upstream | None = None
         self.relay: Relay | None = None
+        self.is_settling = False
 
     def known(self) -> Usage:
         """Return what the call is known to have used so far."""
@@ -124,10 +126,11 @@ class Settlement:
         Raises:
             OutboxError: the entry could not be written; the limiter is told all the same.
         """
-        self.in_flight.pop(flight.call_id, None)
+        flight.is_settling = True
         try:
             await self._outbox.commit(self._entry(flight, charge, outcome))
         finally:
+            self.in_flight.pop(flight.call_id, None)
             used = amounts(flight.limits, usage.output_tokens, charge.total_pico)
             self._tasks.spawn(self._settle_limits(flight, used), "settle")
 
@@ -185,8 +188,8 @@ class Settlement:
                 self._on_error("heartbeat", result)
 
     async def _renew(self, flight: Flight) -> None:
-        if flight.call_id not in self.in_flight:
-            return  # settled since the round began
+        if flight.is_settling or flight.call_id not in self.in_flight:
+            return
         usage = flight.known()
         charge = flight.prices.rate(flight.call.model.id, usage, TariffClass.STANDARD)
         if usage.quantities:
