@@ -36,6 +36,7 @@ local WINDOW = '<dddddddddd' -- window, bucket, total, aged, held, first, newest
 local BUDGET = '<ddd' -- spent, held, end
 local RECORD = '<I6I7' -- newest stamp, running total
 local RECORD_BYTES = 13
+local NO_HOLD = '\0\0\0\0\0\0\0\0\0\0\0' -- stands for a call in flight that holds nothing
 local RECORDS_A_CHUNK = 19 -- 247 bytes, which with their header fill an allocation of 256
 
 local pack, unpack_bytes, floor, call -- not there yet while the library is loaded: see register
@@ -45,7 +46,7 @@ local pack, unpack_bytes, floor, call -- not there yet while the library is load
 local plans, plan_count = {}, 0
 
 local function plan_parse(text)
-  local plan = { lines = {}, fields = { 'clock' }, n = 0 }
+  local plan = { lines = {}, fields = { 'clock' }, index = {}, values = {}, n = 0 }
   for entry in string.gmatch(text, '[^|]+') do
     local kind, name, second, third, stamp, capacity =
       string.match(entry, '^(%a) (%S+) (%S*) (%d+) (.) (%d+)$')
@@ -58,6 +59,7 @@ local function plan_parse(text)
     plan.n = plan.n + 1
     plan.lines[plan.n] = line
     plan.fields[plan.n + 1] = line.field
+    plan.index[line.field] = plan.n
   end
   plan.names = table.concat(plan.fields, '|', 2)
   plan.answer = '<' .. string.rep('i8', 5 + 3 * plan.n)
@@ -76,21 +78,51 @@ local function plan_of(text)
   return plan
 end
 
+-- The fields of limits as calls in flight keep them, joined: as a list, and each field's place in it.
+local name_lists, name_list_count = {}, 0
+
+local function names_of(names)
+  local list = name_lists[names]
+  if not list then
+    if name_list_count >= PLANS_MAX then
+      name_lists, name_list_count = {}, 0
+    end
+    list = { index = {} }
+    for field in string.gmatch(names, '[^|]+') do
+      table.insert(list, field)
+      list.index[field] = #list
+    end
+    name_lists[names], name_list_count = list, name_list_count + 1
+  end
+  return list
+end
+
+-- What a settlement or heartbeat tells of a limit; nil when it does not, or when that is in already (stamped at admission).
+local function told(plan, args, field)
+  local index = plan.index[field]
+  if index and not plan.lines[index].at_admission then
+    return tonumber(args[4 + index])
+  end
+  return nil
+end
+
 --- Window logs: closed buckets in chunks, the open bucket and all sums in the header --------------------------------------
 
 -- head, tail: numbers of the first closed bucket that counts and of the next to be closed. total: running total with the
 -- open bucket. aged: the running total before head. first, newest: stamps of the open bucket, newest -1 when there is none.
 -- oldest: newest stamp of the oldest bucket that counts. While any bucket counts, the open one does.
+-- The tables are built whole, with every field that they will have: one allocation.
 local function window_read(account, field, bytes)
-  local log = { account = account, field = field, is_window = true, chunks = {} }
-  log.window, log.bucket, log.total, log.aged, log.held, log.first, log.newest, log.oldest, log.head, log.tail =
-    unpack_bytes(WINDOW, bytes)
-  return log
+  local window, bucket, total, aged, held, first, newest, oldest, head, tail = unpack_bytes(WINDOW, bytes)
+  return {
+    account = account, field = field, is_window = true, chunks = false, dirty = false, window = window, bucket = bucket,
+    total = total, aged = aged, held = held, first = first, newest = newest, oldest = oldest, head = head, tail = tail,
+  }
 end
 
 local function window_new(account, line)
   return {
-    account = account, field = line.field, is_window = true, chunks = {}, dirty = true, window = line.window,
+    account = account, field = line.field, is_window = true, chunks = false, dirty = true, window = line.window,
     bucket = line.bucket, total = 0, aged = 0, held = 0, first = -1, newest = -1, oldest = -1, head = 0, tail = 0,
   }
 end
@@ -100,6 +132,7 @@ local function chunk_field(log, number)
 end
 
 local function chunk_read(log, number)
+  log.chunks = log.chunks or {}
   local bytes = log.chunks[number]
   if not bytes then
     bytes = call('HGET', log.account.keys[1], chunk_field(log, number)) or ''
@@ -109,6 +142,7 @@ local function chunk_read(log, number)
 end
 
 local function chunk_write(log, number, bytes)
+  log.chunks = log.chunks or {}
   log.chunks[number] = bytes
   log.account.writes[chunk_field(log, number)] = bytes
 end
@@ -224,9 +258,8 @@ local function log_read(account, field, bytes)
   if string.sub(field, 1, 1) == 'w' then
     return window_read(account, field, bytes)
   end
-  local log = { account = account, field = field }
-  log.spent, log.held, log.ends = unpack_bytes(BUDGET, bytes)
-  return log
+  local spent, held, ends = unpack_bytes(BUDGET, bytes)
+  return { account = account, field = field, is_window = false, dirty = false, spent = spent, held = held, ends = ends }
 end
 
 local function log_write(log)
@@ -289,32 +322,40 @@ end
 
 --- Calls in flight, and gone ----------------------------------------------------------------------------------------------
 
-local function hold_write(expires, parts, names, answer)
-  local packed = { pack('<dB', expires, #parts) }
-  for index, part in ipairs(parts) do
-    packed[index + 1] = pack('<dd', part.held, part.known)
+-- A hold is { expiry, n, held and known of the first limit, of the second..., names = , answer = }.
+local hold_formats = {}
+
+local function hold_format(n)
+  local format = hold_formats[n]
+  if not format then
+    format = '<dB' .. string.rep('dd', n)
+    hold_formats[n] = format
   end
-  return table.concat(packed) .. pack('<I2', #names) .. names .. answer
+  return format
 end
 
--- -> { expires, names, answer, parts = { { held, known, field }... } }
+local function hold_write(hold)
+  return pack(hold_format(hold[2]), unpack(hold, 1, 2 + 2 * hold[2])) .. pack('<I2', #hold.names) .. hold.names .. hold.answer
+end
+
 local function hold_read(bytes)
-  local expires, n, at = unpack_bytes('<dB', bytes)
-  local hold = { expires = expires, parts = {} }
-  for index = 1, n do
-    local held, known
-    held, known, at = unpack_bytes('<dd', bytes, at)
-    hold.parts[index] = { held = held, known = known }
-  end
-  local length
-  length, at = unpack_bytes('<I2', bytes, at)
-  hold.names, hold.answer = string.sub(bytes, at, at + length - 1), string.sub(bytes, at + length)
-  local index = 0
-  for field in string.gmatch(hold.names, '[^|]+') do
-    index = index + 1
-    hold.parts[index].field = field
-  end
+  local n = string.byte(bytes, 9)
+  local hold, at = { unpack_bytes(hold_format(n), bytes) }, 10 + 16 * n
+  local length = unpack_bytes('<I2', bytes, at)
+  hold.names, hold.answer = string.sub(bytes, at + 2, at + 1 + length), string.sub(bytes, at + 2 + length)
   return hold
+end
+
+-- Expiry of a call in flight, and what it holds and is known to have used of one limit.
+local function hold_part(bytes, field)
+  local expires, n = unpack_bytes('<dB', bytes)
+  local length = unpack_bytes('<I2', bytes, 10 + 16 * n)
+  local index = names_of(string.sub(bytes, 12 + 16 * n, 11 + 16 * n + length)).index[field]
+  if not index then
+    return expires, 0, 0
+  end
+  local held, known = unpack_bytes('<dd', bytes, 16 * index - 6)
+  return expires, held, known
 end
 
 local function gone_write(account, call_id, bytes)
@@ -332,45 +373,39 @@ local function gone_write(account, call_id, bytes)
   call('PEXPIRE', key, 2 * DAY_MS)
 end
 
--- -> { at, is_final, parts = { { charged, field }... } } or nil
+-- -> { at = , names = , charged of the first limit, of the second... }; without names when final; nil when forgotten
 local function gone_read(account, call_id)
   local bytes = call('HGET', account.keys[3], call_id) or call('HGET', account.keys[4], call_id)
   if not bytes then
     return nil
   end
-  local gone = { at = unpack_bytes('<d', bytes), is_final = #bytes == 8, parts = {} }
-  if account.now >= gone.at + DAY_MS then
+  local at = unpack_bytes('<d', bytes)
+  if account.now >= at + DAY_MS then
     return nil
+  elseif #bytes == 8 then
+    return { at = at }
   end
-  if not gone.is_final then
-    local n, at = unpack_bytes('<B', bytes, 9)
-    for index = 1, n do
-      local charged
-      charged, at = unpack_bytes('<d', bytes, at)
-      gone.parts[index] = { charged = charged }
-    end
-    local index = 0
-    for field in string.gmatch(string.sub(bytes, at + 2), '[^|]+') do
-      index = index + 1
-      gone.parts[index].field = field
-    end
-  end
+  local n = string.byte(bytes, 9)
+  local gone = { unpack_bytes('<' .. string.rep('d', n), bytes, 10) }
+  gone.at, gone.names = at, string.sub(bytes, 10 + 8 * n + 2)
   return gone
 end
 
 local function hold_expire(account, call_id, hold)
-  local charged = { pack('<dB', hold.expires, #hold.parts) }
-  for index, part in ipairs(hold.parts) do
-    local log = log_of(account, part.field)
+  local expires, charged = hold[1], {}
+  for index, field in ipairs(names_of(hold.names)) do
+    local log, held, known = log_of(account, field), hold[1 + 2 * index], hold[2 + 2 * index]
     if log then
-      log_hold(log, -part.held)
-      log_add(log, hold.expires, part.known)
+      log_hold(log, -held)
+      log_add(log, expires, known)
     end
-    charged[index + 1] = pack('<d', part.known)
+    charged[index] = pack('<d', known)
   end
-  local is_final = #hold.parts == 0
-  gone_write(account, call_id,
-    is_final and pack('<d', hold.expires) or table.concat(charged) .. pack('<I2', #hold.names) .. hold.names)
+  local rest = ''
+  if #charged > 0 then
+    rest = pack('<B', #charged) .. table.concat(charged) .. pack('<I2', #hold.names) .. hold.names
+  end
+  gone_write(account, call_id, pack('<d', expires) .. rest)
   call('HDEL', account.keys[1], 'h:' .. call_id)
 end
 
@@ -402,7 +437,7 @@ local function expire_due(account)
       account.holds = account.holds - 1
     end
     if call_id == account.call_id then
-      account.hold_bytes = nil
+      account.hold_bytes = false
     end
   end
   call('ZREMRANGEBYSCORE', account.keys[2], '-inf', account.now)
@@ -411,9 +446,9 @@ local function expire_due(account)
 end
 
 local function hold_put(account, hold)
-  account.writes['h:' .. account.call_id] = hold_write(hold.expires, hold.parts, hold.names, hold.answer)
-  call('ZADD', account.keys[2], hold.expires, account.call_id)
-  account.next_expiry = math.min(account.next_expiry, hold.expires)
+  account.writes['h:' .. account.call_id] = hold_write(hold)
+  call('ZADD', account.keys[2], hold[1], account.call_id)
+  account.next_expiry = math.min(account.next_expiry, hold[1])
 end
 
 local function hold_drop(account)
@@ -424,9 +459,13 @@ end
 
 --- The account: read by one command, written by one or two ----------------------------------------------------------------
 
-local function clock_read(account, bytes)
-  account.seen, account.next_expiry, account.holds, account.epoch, account.gone_current, account.gone_started,
-    account.touched = unpack_bytes(CLOCK, bytes)
+local function account_read(keys, call_id, clock)
+  local seen, next_expiry, holds, epoch, gone_current, gone_started, touched = unpack_bytes(CLOCK, clock)
+  return {
+    keys = keys, call_id = call_id, clock_bytes = clock, hold_bytes = false, ordered = false, logs = {}, writes = {},
+    drops = {}, now = seen, next_expiry = next_expiry, holds = holds, epoch = epoch, gone_current = gone_current,
+    gone_started = gone_started, touched = touched,
+  }
 end
 
 local function time_now(argument)
@@ -445,8 +484,7 @@ local function account_open(keys, args, plan)
   if not values[1] then
     return nil
   end
-  local account = { keys = keys, call_id = args[2], logs = {}, writes = {}, drops = {} }
-  clock_read(account, values[1])
+  local account = account_read(keys, args[2], values[1])
   for index = 1, plan.n do
     local bytes = values[index + 1]
     if not bytes then
@@ -454,16 +492,17 @@ local function account_open(keys, args, plan)
     end
     account.logs[fields[index + 1]] = log_read(account, fields[index + 1], bytes)
   end
-  account.hold_bytes = values[plan.n + 2] or nil
-  account.clock_bytes = values[1]
-  account.now = math.max(account.seen, time_now(args[1]))
+  account.hold_bytes = values[plan.n + 2]
+  account.now = math.max(account.now, time_now(args[1]))
   expire_due(account)
   return account
 end
 
 -- Write what has changed. A chunk can be dropped and begun again in one verb, hence the order.
+local saved = {} -- used again and again: only its first n values are meant
+
 local function account_save(account)
-  local key, values, n = account.keys[1], {}, 0
+  local key, values, n = account.keys[1], saved, 0
   if #account.drops > 0 then
     call('HDEL', key, unpack(account.drops))
   end
@@ -485,7 +524,7 @@ local function account_save(account)
     values[n + 1], values[n + 2], n = field, bytes, n + 2
   end
   if n > 0 then
-    call('HSET', key, unpack(values))
+    call('HSET', key, unpack(values, 1, n))
   end
   if is_touch then
     call('PEXPIRE', key, KEPT_MS)
@@ -495,7 +534,8 @@ end
 
 -- status, now, number of the limit that refused, wait, epoch, then used, held, reset of each limit: 8 bytes each
 local function answer(account, plan, status, bound, wait)
-  local values = { status, account.now, bound, wait, account.epoch }
+  local values = plan.values
+  values[1], values[2], values[3], values[4], values[5] = status, account.now, bound, wait, account.epoch
   for index = 1, plan.n do
     local log, at = account.logs[plan.fields[index + 1]], 3 + 3 * index
     values[at], values[at + 1], values[at + 2] = log_used(log), log.held, log_reset(log, account.now)
@@ -505,47 +545,38 @@ end
 
 --- When there is room again (rule 8) --------------------------------------------------------------------------------------
 
--- The call in flight that expires as the index-th; read as far as needed, 16 at a time.
+-- The call in flight that expires as the index-th, as it is kept; read as far as needed.
 local function held_at(account, index)
   local ordered = account.ordered or {}
   account.ordered = ordered
   if index > #ordered and not ordered.is_whole then
-    local ids = call('ZRANGE', account.keys[2], #ordered, #ordered + 15)
-    ordered.is_whole = #ids < 16
+    local count = math.max(16, #ordered)
+    local ids = call('ZRANGE', account.keys[2], #ordered, #ordered + count - 1)
+    ordered.is_whole = #ids < count
+    for number, id in ipairs(ids) do
+      ids[number] = 'h:' .. id
+    end
     if #ids > 0 then
-      for number, id in ipairs(ids) do
-        ids[number] = 'h:' .. id
-      end
       for _, bytes in ipairs(call('HMGET', account.keys[1], unpack(ids))) do
-        table.insert(ordered, bytes and hold_read(bytes) or { expires = 0, parts = {} })
+        table.insert(ordered, bytes or NO_HOLD)
       end
     end
   end
   return ordered[index]
 end
 
--- What a call in flight holds and is known to have used of a limit.
-local function held_of(hold, field)
-  for _, part in ipairs(hold.parts) do
-    if part.field == field then
-      return part.held, part.known
-    end
-  end
-  return 0, 0
-end
-
 local function budget_frees_at(account, log, excess)
   local ends = log.ends > 0 and math.max(log.ends, account.now + 1) or AMOUNT_MAX
   local index = 1
   while log.held > 0 do
-    local hold = held_at(account, index)
-    if not hold then
+    local bytes = held_at(account, index)
+    if not bytes then
       break
     end
-    local held, known = held_of(hold, log.field)
+    local expires, held, known = hold_part(bytes, log.field)
     excess = excess - (held - known)
     if excess <= 0 and held > 0 then
-      return math.min(hold.expires, ends)
+      return math.min(expires, ends)
     end
     index = index + 1
   end
@@ -602,9 +633,9 @@ local function window_frees_at(account, log, excess)
     return alone
   end
   local index, before, number = log.head, log.aged, 1
-  local hold = held_at(account, number)
-  while hold do
-    local held, known = held_of(hold, log.field)
+  local bytes = held_at(account, number)
+  while bytes do
+    local expires, held, known = hold_part(bytes, log.field)
     while held > 0 do
       local newest, total
       if index < log.tail then
@@ -612,7 +643,7 @@ local function window_frees_at(account, log, excess)
       elseif later[1] then
         newest, total = later[1].newest, before + later[1].amount
       end
-      if not newest or newest + log.window > hold.expires then
+      if not newest or newest + log.window > expires then
         break
       end
       excess = excess - (total - before)
@@ -627,13 +658,13 @@ local function window_frees_at(account, log, excess)
     end
     if held > 0 then
       excess = excess - (held - known)
-      later_add(log, later, hold.expires, known)
+      later_add(log, later, expires, known)
       if excess <= 0 then
-        return hold.expires
+        return expires
       end
     end
     number = number + 1
-    hold = held_at(account, number)
+    bytes = held_at(account, number)
   end
   return buckets_free_at(log, index, before, later, excess)
 end
@@ -688,7 +719,7 @@ local function admit(keys, args)
     account_save(account)
     return answer(account, plan, 0, bound, wait)
   end
-  local parts = {}
+  local hold = { account.now + tonumber(args[4]), plan.n }
   for index, line in ipairs(plan.lines) do
     local log, need = account.logs[line.field], tonumber(args[4 + index])
     if line.at_admission then
@@ -697,10 +728,11 @@ local function admit(keys, args)
     else
       log_hold(log, need)
     end
-    parts[index] = { held = need, known = 0 }
+    hold[1 + 2 * index], hold[2 + 2 * index] = need, 0
   end
   local given = answer(account, plan, 1, 0, 0)
-  hold_put(account, { expires = account.now + tonumber(args[4]), parts = parts, names = plan.names, answer = given })
+  hold.names, hold.answer = plan.names, given
+  hold_put(account, hold)
   account.holds = account.holds + 1
   account_save(account)
   if account.holds == 1 then
@@ -709,32 +741,23 @@ local function admit(keys, args)
   return given
 end
 
--- The amounts that a settlement brings, by field: those stamped at admission are in already.
-local function settled_amounts(plan, args)
-  local amounts = {}
-  for index, line in ipairs(plan.lines) do
-    if not line.at_admission then
-      amounts[line.field] = tonumber(args[4 + index])
-    end
-  end
-  return amounts
-end
-
-local function settle_hold(account, amounts)
+local function settle_hold(account, plan, args)
   local hold = hold_read(account.hold_bytes)
-  for _, part in ipairs(hold.parts) do
-    local log = log_of(account, part.field)
-    log_hold(log, -part.held)
-    log_add(log, account.now, amounts[part.field] or part.known)
+  for index, field in ipairs(names_of(hold.names)) do
+    local log = log_of(account, field)
+    if log then
+      log_hold(log, -hold[1 + 2 * index])
+      log_add(log, account.now, told(plan, args, field) or hold[2 + 2 * index])
+    end
   end
   hold_drop(account)
 end
 
-local function settle_late(account, gone, amounts)
-  for _, part in ipairs(gone.parts) do
-    local log = log_of(account, part.field)
+local function settle_late(account, gone, plan, args)
+  for index, field in ipairs(names_of(gone.names)) do
+    local log, charged = log_of(account, field), gone[index]
     if log then
-      log_correct(log, gone.at, (amounts[part.field] or part.charged) - part.charged, account.now)
+      log_correct(log, gone.at, (told(plan, args, field) or charged) - charged, account.now)
     end
   end
   gone_write(account, account.call_id, pack('<d', gone.at))
@@ -763,15 +786,15 @@ local function settle(keys, args)
   end
   local code, gone = 0, nil
   if account.hold_bytes then
-    settle_hold(account, settled_amounts(plan, args))
+    settle_hold(account, plan, args)
     if epoch == -1 then
       gone_write(account, args[2], pack('<d', account.now))
     end
     code = 1
   else
     gone = gone_read(account, args[2])
-    if gone and not gone.is_final then
-      settle_late(account, gone, settled_amounts(plan, args))
+    if gone and gone.names then
+      settle_late(account, gone, plan, args)
       code = 2
     elseif not gone and epoch ~= 0 and epoch ~= account.epoch then
       settle_unknown(account, plan, args, epoch == -1)
@@ -793,16 +816,16 @@ local function extend(keys, args)
   end
   local code = 0
   if account.hold_bytes then
-    local hold, amounts = hold_read(account.hold_bytes), settled_amounts(plan, args)
-    for _, part in ipairs(hold.parts) do
-      local known = amounts[part.field]
-      if known then
-        local held = math.max(part.held, known)
-        log_hold(log_of(account, part.field), held - part.held)
-        part.held, part.known = held, math.max(part.known, known)
+    local hold = hold_read(account.hold_bytes)
+    for index, field in ipairs(names_of(hold.names)) do
+      local log, known, at = log_of(account, field), told(plan, args, field), 1 + 2 * index
+      if log and known then
+        local held = math.max(hold[at], known)
+        log_hold(log, held - hold[at])
+        hold[at], hold[at + 1] = held, math.max(hold[at + 1], known)
       end
     end
-    hold.expires = account.now + tonumber(args[4])
+    hold[1] = account.now + tonumber(args[4])
     hold_put(account, hold)
     code = 1
   end
@@ -819,8 +842,12 @@ local function release(keys, args)
   end
   local code = 0
   if account.hold_bytes then
-    for _, part in ipairs(hold_read(account.hold_bytes).parts) do
-      log_hold(log_of(account, part.field), -part.held)
+    local hold = hold_read(account.hold_bytes)
+    for index, field in ipairs(names_of(hold.names)) do
+      local log = log_of(account, field)
+      if log then
+        log_hold(log, -hold[1 + 2 * index])
+      end
     end
     hold_drop(account)
     code = 1
@@ -869,9 +896,8 @@ local function seed(keys, args)
   local plan, now = plan_of(args[3]), time_now(args[1])
   local bytes, account = call('HGET', keys[1], 'clock'), nil
   if bytes then
-    account = { keys = keys, call_id = '', logs = {}, writes = {}, drops = {}, clock_bytes = bytes }
-    clock_read(account, bytes)
-    account.now = math.max(account.seen, now)
+    account = account_read(keys, '', bytes)
+    account.now = math.max(account.now, now)
     expire_due(account)
   else
     account = account_new(keys, now, tonumber(args[2]))
@@ -890,7 +916,8 @@ local function seed(keys, args)
           window_add_bucket(log, math.min(first, newest), newest, amount)
         end
       else
-        log = { account = account, field = line.field, spent = tonumber(value), held = 0, ends = line.ends, dirty = true }
+        log = { account = account, field = line.field, is_window = false, dirty = true, spent = tonumber(value), held = 0,
+          ends = line.ends }
       end
       account.logs[line.field] = log
     end
