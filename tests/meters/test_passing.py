@@ -1,5 +1,7 @@
 """What a stream meter lets pass, holds back and removes."""
 
+import itertools
+
 import pytest
 
 from proxy.core.catalogue import Engine
@@ -52,6 +54,11 @@ def test_an_end_inside_a_text_is_no_end() -> None:
     driven = drive(meter_for(), [stream])
     assert driven.passed == stream
     assert driven.tail == b""
+
+
+def test_an_end_with_more_than_a_little_space_is_no_end() -> None:
+    stream = ANSWER + b"data: [DONE]" + b" " * 100 + b"\n\n"
+    assert drive(meter_for(), [stream]).passed == stream
 
 
 @pytest.mark.parametrize("end", [b"data: [DONE]", b"data: [DONE]\n", b"data: [DONE] \n\n", b"data: [DONE]\r\n\r\n"])
@@ -118,6 +125,12 @@ def test_comments_other_fields_and_null_events_pass() -> None:
     assert driven.reading.usage.output_tokens == 2
 
 
+@pytest.mark.parametrize("choices", [1, 2])
+def test_a_chunk_whose_usage_counts_nothing_passes(choices: int) -> None:
+    stream = ANSWER + totals('{"queue_ms":12}')
+    assert drive(meter_for(choices=choices), [stream + DONE]).passed == stream
+
+
 def test_usage_in_content_chunks_is_cut_out_and_nothing_else_moves() -> None:
     counted = [content(letter, usage=USAGE) for letter in "abc"]
     driven = drive(meter_for(strip_continuous=True), [ROLE + b"".join(counted) + DONE])
@@ -132,6 +145,7 @@ def test_usage_in_content_chunks_stays_when_the_gateway_did_not_cause_it() -> No
 
 CHOICE = '{"index":0,"delta":{"content":"x"},"finish_reason":null}'
 DEEP = '{"completion_tokens":2,"d":{"e":{"f":[1,"}"]}}}'
+INNER = f'{{"y":[{{}}],"usage":{USAGE}}}'
 AWKWARD = [
     (f'{{"usage":{USAGE},"choices":[{CHOICE}]}}', f'{{"choices":[{CHOICE}]}}'),
     (f'{{"usage" : {USAGE} , "choices":[{CHOICE}]}}', f'{{ "choices":[{CHOICE}]}}'),
@@ -142,6 +156,8 @@ AWKWARD = [
     (f'{{"choices":[{CHOICE}],"usage":null,"usage":{USAGE}}}', f'{{"choices":[{CHOICE}],"usage":null}}'),
     (f'{{"choices":[{CHOICE}],"usage":{USAGE},"usage":{USAGE}}}', f'{{"choices":[{CHOICE}]}}'),
     (f'{{"choices":[{CHOICE}],"t":{{"usage":{USAGE}}}}}', f'{{"choices":[{CHOICE}],"t":{{"usage":{USAGE}}}}}'),
+    (f'{{"usage":{USAGE},"choices":[{CHOICE}],"usage":{USAGE}}}', f'{{"choices":[{CHOICE}]}}'),
+    (f'{{"choices":[{CHOICE}],"x":{INNER}}}', f'{{"choices":[{CHOICE}],"x":{INNER}}}'),
     (f'{{"choices":[{CHOICE}],"a":[1],"usage":{USAGE}}}', f'{{"choices":[{CHOICE}],"a":[1]}}'),
 ]  # fmt: skip
 
@@ -197,6 +213,18 @@ def test_a_line_that_is_too_long_passes_unread_and_is_not_kept() -> None:
     meter.tail()
     whole.tail()
     assert meter.finish() == whole.finish()
+
+
+@pytest.mark.parametrize("cuts", [[], [9000, LINE_BYTES_MAX + 50]])
+def test_reading_goes_on_after_a_line_that_was_too_long(cuts: list[int]) -> None:
+    long = b"x" * (LINE_BYTES_MAX + 100) + b"\n"
+    pieces = [long[start:end] for start, end in itertools.pairwise([0, *cuts, len(long)])]
+    meter = meter_for()
+    assert b"".join(map(meter.feed, [ANSWER, *pieces])) == ANSWER + long
+    assert meter.feed(totals(USAGE)) == b"\n"
+    assert amounts(meter.known()) == {"input": 9, "output": 2}
+    assert meter.feed(totals(USAGE)[:-1]) == b""
+    assert b"".join(map(meter.feed, [*pieces, b"\n"])) == long + b"\n"
 
 
 def test_a_line_of_any_length_may_arrive_byte_by_byte() -> None:

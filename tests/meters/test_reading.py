@@ -152,6 +152,13 @@ def test_a_broken_stream_is_metered_by_its_last_statistics() -> None:
     assert not meter.finish().complete
 
 
+def test_what_a_stream_says_at_its_end_corrects_its_statistics() -> None:
+    meter = meter_for(strip_continuous=True)
+    meter.feed(ROLE + content("a", usage=usage(16, 1)) + content("b", usage=usage(16, 2)))
+    meter.feed(STOP + totals(usage(16, 3, ',"prompt_tokens_details":{"cached_tokens":12}')) + DONE)
+    assert amounts(meter.finish().usage) == {"input": 4, "cached_input": 12, "output": 3}
+
+
 def test_counted_are_deltas_with_text_not_those_that_open_or_close() -> None:
     tool = chunk('"tool_calls":[{"index":0,"function":{"name":"f"}}]')
     call = chunk('"tool_calls":[{"index":0,"function":{"arguments":"{}"}}]')
@@ -205,6 +212,15 @@ def test_an_impossible_prompt_is_estimated_and_the_completion_still_believed(num
     assert amounts(driven.reading.usage) == {"input": 13, "output": 3}
 
 
+@pytest.mark.parametrize("number", ABSURD[:-1])
+def test_impossible_details_are_not_believed(number: str) -> None:
+    details = f',"prompt_tokens_details":{{"cached_tokens":{number}}}'
+    details += f',"completion_tokens_details":7,"reasoning_tokens":{number}'
+    driven = drive(meter_for(), [HELLO + totals(usage(9, 2, details)) + DONE])
+    assert amounts(driven.reading.usage) == {"input": 9, "output": 2}
+    assert sources(driven.reading.usage) == {Source.REPORTED}
+
+
 @pytest.mark.parametrize("numbers", ["{}", '{"completion_tokens":{}}', '"completion_tokens"', "7", "[]"])
 def test_usage_that_says_nothing_is_no_usage(numbers: str) -> None:
     driven = drive(meter_for(), [HELLO + totals(numbers) + DONE])
@@ -229,6 +245,13 @@ def test_an_error_in_the_stream_is_noted_and_never_priced(error: bytes) -> None:
     assert drive(meter_for(), [error + DONE]).reading.usage == NOTHING
     at_once = drive(meter_for(strip_continuous=True), [chunk('"role":"assistant"', usage=usage(9, 0)) + error + DONE])
     assert at_once.reading.usage == NOTHING
+
+
+def test_nesting_without_end_is_no_usage() -> None:
+    deep = b'data: {"choices":[],"usage":{"completion_tokens":' + b"[" * 100_000 + b"\n\n"
+    driven = drive(meter_for(), [HELLO + deep + DONE])
+    assert driven.passed == HELLO + deep
+    assert driven.reading.usage.output_tokens == 2
 
 
 @pytest.mark.parametrize("stream", [b"", b"\n", b"<html>502</html>", b"\xff\xfe\x00", b"data: {", b"data: [DONE]\n\n"])

@@ -50,9 +50,10 @@ def test_tool_calls_and_reasoning_are_text_too() -> None:
     assert amounts(read({"choices": [{"message": message}]}).usage)["output"] == 4
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b"null", b"<html>", b"\xff", b"[" * 100_000, b'{"choices":[{"a":1}]']
-)
+DEEP = b'{"usage":' + b"[" * 100_000
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"<html>", b"\xff", DEEP, b'{"choices":[{"a":1}]'])
 def test_what_is_no_answer_is_not_complete(body: bytes) -> None:
     reading = read(body)
     assert not reading.complete
@@ -67,5 +68,8 @@ def test_choices_of_another_shape_do_no_harm(choices: object) -> None:
 
 def test_an_error_with_a_good_status_is_never_priced() -> None:
     reading = read({"error": {"message": "no"}})
+    assert reading == Reading(NOTHING, complete=False, failed=True)
+    usage = {"prompt_tokens": 4, "completion_tokens": 4}
+    reading = read({"error": {"message": "no"}, "choices": [choice()], "usage": usage})
     assert reading == Reading(NOTHING, complete=False, failed=True)
     assert read({"detail": "Not Found"}) == Reading(NOTHING, complete=False)
