@@ -26,7 +26,6 @@ from proxy.ledger.database import Database
 from proxy.ledger.keys import KeyInfo, Keys, NewKey
 from proxy.ledger.location import Location
 
-
 _ID_CHARS = 36
 """``key_`` and 32 digits: it is there to be copied, so it is never cut or wrapped."""
 
