@@ -60,6 +60,10 @@ class Server:
         """Return the processor time that it and its workers have used (``/proc/PID/stat``: utime, stime)."""
         return sum(_own_cpu_seconds(pid) for pid in _with_children(self._process.pid))
 
+    def loop_seconds(self) -> float:
+        """Return the part of it that the first thread has used: the event loop, without workers and other threads."""
+        return _own_cpu_seconds(self._process.pid, f"task/{self._process.pid}/stat")
+
     def wait_until_idle(self, seconds_max: float = 30.0) -> float:
         """Wait until it has nothing left to do (a ledger to write, say); return how long that took.
 
@@ -91,9 +95,9 @@ def pinned(core: int) -> list[str]:
     return ["taskset", "-c", str(core)] if PINNED else []
 
 
-def _own_cpu_seconds(pid: int) -> float:
+def _own_cpu_seconds(pid: int, file: str = "stat") -> float:
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/{file}").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND

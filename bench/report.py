@@ -36,6 +36,7 @@ def rows(result: Result) -> list[tuple[str, ...]]:
         ("p95 ms", f"{latency}.p95", "{:,.2f}"),
         ("p99 ms", f"{latency}.p99", "{:,.2f}"),
         (f"CPU us a {scenario.unit[:-1]}", "cpu_us", "{:,.2f}"),
+        ("of it the event loop", "loop_us", "{:,.2f}"),
     ]
     if scenario.deltas:
         figures.insert(4, ("first delta p50 ms", "first_ms.p50", "{:,.2f}"))

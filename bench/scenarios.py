@@ -62,7 +62,7 @@ def measure(scenario: Scenario, proxy: Server, token: str, seconds: float, warmu
     """
     words = [WORK / "client", "127.0.0.1", proxy.port, token, scenario.connections, seconds, warmup_seconds]
     command = [*pinned(OTHER_CORE), *map(str, [*words, scenario.deltas, scenario.interval_us])]
-    before = proxy.cpu_seconds()
+    before, loop_before = proxy.cpu_seconds(), proxy.loop_seconds()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"client failed against {proxy.name}: {done.stderr}\n{proxy.log_tail()}")
@@ -70,6 +70,7 @@ def measure(scenario: Scenario, proxy: Server, token: str, seconds: float, warmu
     run["afterwards_s"] = proxy.wait_until_idle()
     counted = run[scenario.unit] * (seconds + warmup_seconds) / seconds
     run["cpu_us"] = (proxy.cpu_seconds() - before) * 1e6 / counted if counted else float("inf")
+    run["loop_us"] = (proxy.loop_seconds() - loop_before) * 1e6 / counted if counted else float("inf")
     return run
 
 
