@@ -21,10 +21,22 @@ from collections.abc import Iterator
 from typing import Final
 
 from proxy.core.catalogue import Engine
-from proxy.core.meters.chunks import DATA, parse_chunk
+from proxy.core.meters.chunks import parse_chunk
 from proxy.core.meters.contract import Reading, StreamMeter
 from proxy.core.meters.lines import LINE_BYTES_MAX, Lines
 from proxy.core.meters.reported import Seen, usage_of
+from proxy.core.meters.scanning import (
+    CHOICES,
+    END,
+    blank_length,
+    data_lines,
+    ends_event,
+    first_chunk,
+    first_marked,
+    is_continuous,
+    is_end,
+    marked_lines,
+)
 from proxy.core.meters.strip import CHOICES_END, CONTINUOUS, USAGE_MARK, without_continuous, without_usage
 from proxy.core.meters.tally import Reports, Tally
 from proxy.core.usage import NOTHING, Usage
@@ -33,9 +45,6 @@ HELD_BYTES_MAX: Final = 1 << 16
 """What is held from ``[DONE]`` on; more is dropped, as it must not pass before the call is committed and nobody reads
 it."""
 
-_CHOICES: Final = b'"choices"'
-_END: Final = b"[DONE]"
-_END_LINE_BYTES_MAX: Final = 64
 _OBJECT: Final = re.compile(rb'"object"\s*:\s*"[^"\\]{1,64}"')
 
 
@@ -81,7 +90,7 @@ class _ChatStreamMeter:
         self._prompt_bytes = prompt_bytes
         self._lines = Lines()
         self._held: bytearray | None = None  # not None: the end was seen
-        self._end_mark = _END
+        self._end_mark = END
         self._swallow = False  # a blank line that comes next belongs to a chunk that was removed
         self._tail = b"\n"  # the last bytes of the last block: they tell whether an event begins
         self._answer_bytes = 0
@@ -152,7 +161,7 @@ class _ChatStreamMeter:
         """Take whole lines; return what of them passes."""
         if self._tally.chunk_mark:
             return self._scan(block)
-        first = _first_chunk(block)
+        first = first_chunk(block)
         if first < 0:
             return self._scan(block)
         before = self._scan(block[:first]) if first else b""
@@ -168,7 +177,7 @@ class _ChatStreamMeter:
         if line.startswith(b"data: "):
             self._end_mark = b"data: [DONE]"
         kind = _OBJECT.search(line)
-        self._tally.chunk_mark = kind.group() if kind else _CHOICES
+        self._tally.chunk_mark = kind.group() if kind else CHOICES
 
     def _scan(self, block: bytes) -> bytes:
         """Pass a block that holds no mark as it is; look into the lines of another."""
@@ -187,7 +196,7 @@ class _ChatStreamMeter:
 
     def _swallowed(self, block: bytes) -> bytes:
         self._swallow = False
-        blank = _blank_length(block, 0)
+        blank = blank_length(block, 0)
         if blank:
             self._tail = b"\n"
         return block[blank:]
@@ -198,8 +207,8 @@ class _ChatStreamMeter:
         Cutting changes a chunk's end in a way (``}]`` for ``}``) that the rest of the cut block is a suffix of the
         block only if nothing was cut from there on: so where the two part is known without a look at each line.
         """
-        bare = CONTINUOUS.sub(CHOICES_END, block) if _is_continuous(block, usage_at) else block
-        first = _first_marked(bare, self._end_mark)
+        bare = CONTINUOUS.sub(CHOICES_END, block) if is_continuous(block, usage_at) else block
+        first = first_marked(bare, self._end_mark)
         if first < 0:
             first, split = len(bare), len(block)
         elif block.endswith(bare[first:]):
@@ -210,14 +219,22 @@ class _ChatStreamMeter:
             return self._walk(block)
         bulk = block[:split]
         self._tally.note_lines(bulk)
-        last = bulk.rfind(USAGE_MARK)
-        if last >= 0:
-            self._reports.note_line(bulk[bulk.rfind(b"\n", 0, last) + 1 : bulk.find(b"\n", last)])
+        if usage_at >= 0:
+            self._note_usage(bulk)
         out = bare[:first] if self._strip else bulk
         if split == len(block):
             return out
         self._tail = bulk[-3:]
         return out + self._walk(block[split:])
+
+    def _note_usage(self, block: bytes) -> None:
+        """Remember the last line with usage of a block in which each line with a mark has the common shape."""
+        line = self._tally.last_line
+        if USAGE_MARK not in line:
+            at = block.rfind(USAGE_MARK)
+            line = block[block.rfind(b"\n", 0, at) + 1 : block.find(b"\n", at)] if at >= 0 else b""
+        if line:
+            self._reports.note_line(line)
 
     def _walk(self, block: bytes) -> bytes:
         """Look into every line that holds a mark (with several choices: into every line)."""
@@ -225,7 +242,7 @@ class _ChatStreamMeter:
         passed = noted = 0  # up to where bytes were passed, and lines counted
         for first, last in self._lines_to_read(block):
             line = block[first:last]
-            if _is_end(line):
+            if is_end(line):
                 self._tally.note_lines(block[noted:first])
                 self._held = bytearray()
                 self._hold(block[first:])
@@ -250,13 +267,13 @@ class _ChatStreamMeter:
         If not, the blank line stays and ends what is left, an event without data, which clients ignore (WHATWG HTML).
         """
         before = block[max(0, first - 3) : first] or self._tail
-        if not _ends_event(before):
+        if not ends_event(before):
             return after
         self._swallow = after == len(block)
-        return after + _blank_length(block, after)
+        return after + blank_length(block, after)
 
     def _lines_to_read(self, block: bytes) -> Iterator[tuple[int, int]]:
-        return _data_lines(block) if self._choices > 1 else _marked_lines(block, self._end_mark)
+        return data_lines(block) if self._choices > 1 else marked_lines(block, self._end_mark)
 
     def _read(self, line: bytes) -> tuple[bytes | None, bool]:
         """Meter a line; return what of it passes (None: nothing), and whether it is a usage-only chunk."""
@@ -276,73 +293,3 @@ class _ChatStreamMeter:
         if chunk.is_usage_only:
             return line if self._forward_usage else None, True
         return without_usage(line) if self._strip else line, False
-
-
-def _first_chunk(block: bytes) -> int:
-    """Return where the first ``data:`` line with choices begins, or -1."""
-    at = block.find(_CHOICES)
-    while at >= 0:
-        first = block.rfind(b"\n", 0, at) + 1
-        if block.startswith(DATA, first):
-            return first
-        at = block.find(_CHOICES, block.find(b"\n", at))
-    return -1
-
-
-def _is_continuous(block: bytes, usage_at: int) -> bool:
-    """Whether the first line with usage has the common shape; taken for granted of a block that begins with it."""
-    if usage_at < 0:
-        return False
-    first = block.rfind(b"\n", 0, usage_at) + 1
-    return not first or CONTINUOUS.search(block, first, block.find(b"\n", usage_at) + 1) is not None
-
-
-def _first_marked(block: bytes, end_mark: bytes) -> int:
-    """Return where the first line that holds a mark begins, or -1."""
-    if block.find(USAGE_MARK) < 0 and block.find(end_mark) < 0:
-        return -1
-    for first, _ in _marked_lines(block, end_mark):
-        return first
-    return -1
-
-
-def _marked_lines(block: bytes, end_mark: bytes) -> Iterator[tuple[int, int]]:
-    """Yield start and end (before LF) of the lines that hold a mark."""
-    start = 0
-    usage, end = block.find(USAGE_MARK), block.find(end_mark)
-    while usage >= 0 or end >= 0:
-        at = end if usage < 0 or 0 <= end < usage else usage
-        first = block.rfind(b"\n", start, at) + 1 or start
-        last = block.find(b"\n", at)
-        yield first, last
-        start = last + 1
-        if 0 <= usage < start:
-            usage = block.find(USAGE_MARK, start)
-        if 0 <= end < start:
-            end = block.find(end_mark, start)
-
-
-def _data_lines(block: bytes) -> Iterator[tuple[int, int]]:
-    """Yield start and end (before LF) of every ``data:`` line."""
-    start = 0
-    while start < len(block):
-        last = block.find(b"\n", start)
-        if block.startswith(DATA, start):
-            yield start, last
-        start = last + 1
-
-
-def _is_end(line: bytes) -> bool:
-    return len(line) <= _END_LINE_BYTES_MAX and line.startswith(DATA) and line[len(DATA) :].strip() == _END
-
-
-def _blank_length(block: bytes, at: int) -> int:
-    """Return the length of the blank line that begins there, 0 if none does."""
-    if block.startswith(b"\n", at):
-        return 1
-    return 2 if block.startswith(b"\r\n", at) else 0
-
-
-def _ends_event(before: bytes) -> bool:
-    """Whether an event may begin after these bytes: at most the last three before it, which end with LF."""
-    return before in (b"\n", b"\r\n") or before.endswith((b"\n\n", b"\n\r\n"))

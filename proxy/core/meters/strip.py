@@ -5,9 +5,9 @@ not: whether to cut (chat_stream).
 
 Why text cannot look like usage: inside a JSON string every quote is escaped, so the bytes ``],"usage":{`` stand in no
 string, nor over the end of one (after a closing quote comes a structural character, never ``u``). In valid JSON they
-are a key with an object behind it, after the end of an array. That it is the chunk's own key, at depth 1, follows
-from what comes after: ``CONTINUOUS`` asks that from the object's end to the line's end there is no bracket but the
-one that closes the chunk.
+are a key with an object behind it, after the end of an array. That it is the chunk's own key, at depth 1, follows from
+the brackets: what ``CONTINUOUS`` takes for the usage is balanced, and from there to the line's end there is one
+bracket, the one that closes the chunk. (Usage is the engine's own and holds numbers: no text, so no bracket in a text.)
 """
 
 import re
@@ -16,10 +16,10 @@ from typing import Final
 USAGE_MARK: Final = b'completion_tokens"'
 """In every usage object that can be billed, and as good as never elsewhere: a line without it need not be read."""
 
+_NUMBERS: Final = rb'[a-z_0-9":,]*+'
 CONTINUOUS: Final = re.compile(
-    rb'\}\],"usage":\{"prompt_tokens":\d++,(?:"total_tokens":\d++,)?+"completion_tokens":\d++'
-    rb'(?:,"\w++":(?:\d++|null|\{"\w++":(?:\d++|null)(?:,"\w++":(?:\d++|null))*+\}))*+\}'
-    rb"(?=(?:,[^{}\[\]\n]*+)?+\}\r?\n)"
+    rb'\}\],"usage":\{"prompt_tokens":\d++,(?:"total_tokens":\d++,)?+"completion_tokens":'
+    rb"%(numbers)b(?:\{%(numbers)b\}%(numbers)b)*+\}(?=(?:,[^{}\[\]\n]*+)?+\}\r?\n)" % {b"numbers": _NUMBERS}
 )
 """Usage in a chunk with choices, as vLLM, SGLang and Ollama write it (it follows the choices, its numbers in this
 order).

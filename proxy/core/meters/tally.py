@@ -22,16 +22,19 @@ SAMPLE_BYTES: Final = 4096
 
 
 class Tally:
-    """Counts deltas; ``chunk_mark`` is what to count, empty as long as no chunk has been seen."""
+    """Counts deltas.
 
-    __slots__ = ("_bytes", "_chunks", "_deltas", "_finished", "_last", "_sample", "_text_bytes", "chunk_mark")
+    ``chunk_mark`` is what to count, empty as long as no chunk has been seen; ``last_line`` is the last ``data:`` line.
+    """
+
+    __slots__ = ("_bytes", "_chunks", "_deltas", "_finished", "_sample", "_text_bytes", "chunk_mark", "last_line")
 
     def __init__(self) -> None:
         self.chunk_mark = b""
         self._chunks = 0
         self._bytes = 0
         self._sample = bytearray()
-        self._last = b""
+        self.last_line = b""
         self._deltas = 0
         self._text_bytes = 0
         self._finished: set[int] = set()
@@ -45,9 +48,11 @@ class Tally:
         if self._bytes < SAMPLE_BYTES:
             self._sample += block[: SAMPLE_BYTES - self._bytes]
         self._bytes += len(block)
-        start = block.rfind(b"\ndata:") + 1
-        if start or block.startswith(DATA):
-            self._last = block[start : block.find(b"\n", start)]
+        start = block.rfind(b"\n", 0, -2) + 1  # as a rule the last line but for a blank one
+        if not block.startswith(DATA, start):
+            start = block.rfind(b"\ndata:") + 1
+        if block.startswith(DATA, start):
+            self.last_line = block[start : block.find(b"\n", start)]
 
     def note_chunk(self, chunk: Chunk) -> None:
         """Count one chunk of several choices."""
@@ -65,21 +70,21 @@ class Tally:
         chunks, deltas, sample_text_bytes = self._read_sample()
         if self._bytes <= SAMPLE_BYTES:
             return estimate.delta_tokens(deltas, sample_text_bytes)
-        last = parse_chunk(self._last)
+        last = parse_chunk(self.last_line)
         finish_only = last is not None and any(map(is_finished, last.choice_list)) and not _text_bytes_of(last)
         total = max(deltas, self._chunks - (chunks - deltas) - finish_only)
         return estimate.delta_tokens(total, total * sample_text_bytes // max(1, deltas))
 
     def is_failed(self) -> bool:
         """Whether the last event, usage aside, is an error."""
-        last = parse_chunk(self._last)
+        last = parse_chunk(self.last_line)
         return last is not None and last.is_error
 
     def is_finished(self, choices: int) -> bool:
         """Whether every choice has had its finish_reason."""
         if choices > 1:
             return len(self._finished) >= choices
-        last = parse_chunk(self._last)
+        last = parse_chunk(self.last_line)
         return last is not None and any(map(is_finished, last.choice_list))
 
     def _read_sample(self) -> tuple[int, int, int]:
