@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,11 @@ class Tollgate:
         """Create an account with a key, and return the key."""
         self.command("accounts", "create", name, "--tier", tier)
         return self.create_key(name)["key"]
+
+    def create_accounts(self, **tiers: str) -> dict[str, str]:
+        """Create accounts with a key each, side by side: name to tier, name to key."""
+        with ThreadPoolExecutor() as commands:
+            return dict(zip(tiers, commands.map(self.create_account, tiers, tiers.values()), strict=True))
 
     def create_key(self, account: str, *options: str) -> dict[str, str]:
         """Create a key: its id and itself."""
