@@ -41,7 +41,7 @@ class Scenario:
 
 SCENARIOS = (
     Scenario("plain", "plain calls, 64 connections", 64, 0, 0, "calls", "calls_per_s", floor_ratio=1.2),
-    Scenario("burst", "streams of 200 deltas at once, 32 connections", 32, 200, 0, "chunks", "chunks_per_s", 1.5),
+    Scenario("burst", "streams of 1,000 deltas at once, 32 connections", 32, 1000, 0, "chunks", "chunks_per_s", 1.5),
     Scenario(
         "paced",
         "400 streams of 50 tokens/s, added latency",
