@@ -31,6 +31,7 @@ EPOCHS_MAX = 200_000
 BACKOFF_MIN_S = 0.05
 BACKOFF_MAX_S = 2.0
 SEED_ROUNDS_MAX = 4
+PING_LIMITS = (Limit("ping", LimitKind.WINDOW, 1, window_s=1, bucket_s=1),)
 RECORDED = -1  # in place of an epoch: a call that was admitted elsewhere
 
 _log = logging.getLogger(__name__)
@@ -157,8 +158,8 @@ class RedisLimiter:
         return admission
 
     async def ping(self) -> None:
-        """See ``proxy.limiter.RecordingLimiter``."""
-        await self._ask(pack("PING"))
+        """See ``proxy.limiter.RecordingLimiter``. Asks about an account that is none: a Redis that cannot write refuses."""
+        await self._ask(self._commands.peek("tollgate.ping", self._commands.plan(PING_LIMITS)))
 
     async def close(self) -> None:
         """Pay what is owed if Redis is there to take it, and disconnect."""

@@ -12,8 +12,12 @@ from proxy.core.limits import Limit, LimitKind
 from proxy.core.windows import Bucket
 from proxy.limiter import LimiterUnavailableError, Seed, SeedLoader
 
-LOADER_TIMEOUT_S = 10.0
+LOADER_TIMEOUT_S = 5.0
 """How long the ledger may take to say what an account has used."""
+
+
+class LedgerUnavailableError(LimiterUnavailableError):
+    """The store is there, but the ledger does not say what an account has used: this account cannot be decided about."""
 
 
 class Seeding:
@@ -36,7 +40,7 @@ class Seeding:
         """Ask the ledger.
 
         Raises:
-            LimiterUnavailableError: it does not answer; then no decision can be made.
+            LedgerUnavailableError: it does not answer; then no decision can be made.
         """
         if self._loader is None:
             return Seed()
@@ -44,7 +48,7 @@ class Seeding:
             async with asyncio.timeout(LOADER_TIMEOUT_S):
                 return await self._loader(account_id, limits)
         except Exception as exc:
-            raise LimiterUnavailableError(f"the ledger does not answer: {type(exc).__name__}") from exc
+            raise LedgerUnavailableError(f"the ledger does not answer: {type(exc).__name__}") from exc
 
     async def once(self, account_id: str, fill: Callable[[], Awaitable[None]]) -> None:
         """Run ``fill`` for an account, or wait for the run under way; whoever gives up waiting does not end it.
