@@ -19,13 +19,16 @@ from proxy.core.quotas import LIMIT_NAMES
 from proxy.gateway import Gateway
 from proxy.ledger.database import Database
 from proxy.ledger.directory import Directory
+from proxy.ledger.leftovers import ship_leftovers
 from proxy.ledger.location import locate
 from proxy.ledger.migrations import migrate
 from proxy.ledger.outbox import Outbox
 from proxy.ledger.shipper import Shipper
 from proxy.ledger.store import Ledger
 from proxy.limiter import Limiter
+from proxy.limiter.degraded import DegradedLimiter
 from proxy.limiter.memory import MemoryLimiter
+from proxy.limiter.redis import RedisLimiter
 from proxy.observer import Observer
 from proxy.settings.holder import SettingsHolder
 from proxy.settlement import Settlement, wall_ms
@@ -50,8 +53,8 @@ class App:
     Args:
         holder: the settings.
         worker: number of this process among those that share a listener: each has an outbox of its own.
+        workers: how many share it; the first of them ships what others before them have left behind.
         admin_listen: where its admin listener is; None: where the settings say.
-        share_port: whether other processes listen on the same port.
     """
 
     def __init__(
@@ -59,13 +62,13 @@ class App:
         holder: SettingsHolder,
         *,
         worker: int = 0,
+        workers: int = 1,
         admin_listen: str | None = None,
-        share_port: bool = False,
     ) -> None:
         self._holder = holder
         self._worker = worker
+        self._workers = workers
         self._admin_listen = admin_listen
-        self._share_port = share_port
         self._watchers: list[asyncio.Task[Any]] = []
         self.draining = False
         self.port = 0
@@ -90,6 +93,8 @@ class App:
         await self.directory.start()
         self.shipper = Shipper(self.outbox, self.ledger)
         self.shipper.start()
+        if self._worker == 0:
+            self.tasks.spawn(ship_leftovers(place, self._workers, self.ledger), "leftovers")
         self.limiter = self._new_limiter()
         clock = time.monotonic  # uvloop's own clock knows milliseconds only
         self.pools = UpstreamPools(lambda: self._holder.current.proxy.timeouts, clock)
@@ -125,7 +130,7 @@ class App:
             host.strip("[]"),
             int(port),
             _tls_context(proxy.tls_certificate, proxy.tls_key),
-            reuse_port=self._share_port,
+            reuse_port=self._workers > 1,
         )
         _settle_garbage()
         _log.info("listening", address=f"{host}:{self.port}", admin=self._admin_listen or proxy.admin_listen)
@@ -159,6 +164,7 @@ class App:
             return
         settings = self._holder.current
         self.metrics.learn_models(model.id for model in settings.models.values())
+        self.ledger.use_prices(settings.prices)
         self.pools.retain({upstream for model in settings.models.values() for upstream in model.upstreams})
         _log.info("settings_reloaded", restart_needed=list(self._holder.restart_needed))
 
@@ -169,13 +175,11 @@ class App:
         hold_ttl_ms = proxy.limiter.hold_ttl_s * 1000
         if proxy.redis_url is None:
             return MemoryLimiter(wall_ms, hold_ttl_ms, self.ledger.seed)
-        from proxy.limiter.degraded import DegradedLimiter
-        from proxy.limiter.redis import RedisLimiter
-
         return DegradedLimiter(
             RedisLimiter(proxy.redis_url, hold_ttl_ms, proxy.limiter.redis_timeout_ms, self.ledger.seed),
             proxy.limiter.degraded_share_percent,
             proxy.limiter.degraded_max_s,
+            hold_ttl_ms=hold_ttl_ms,
         )
 
     def _new_metrics(self) -> Metrics:
@@ -220,14 +224,14 @@ class App:
         return max(0, wall_ms() - oldest_ms) / 1000 if oldest_ms is not None else 0.0
 
     def _is_degraded(self) -> bool:
-        return getattr(self.limiter, "is_degraded", False)
+        return isinstance(self.limiter, DegradedLimiter) and self.limiter.is_degraded
 
     def _ready(self) -> dict[str, bool]:
         pools = self.pools.all()
         return {
             "directory": self.directory.age_s < DIRECTORY_STALE_S,
             "limiter": not self._is_degraded() or self._holder.current.proxy.limiter.degraded_share_percent > 0,
-            "outbox": True,
+            "outbox": not self.outbox.is_failing,
             "upstream": not pools or not all(pool.is_suspect for pool in pools),
         }
 
@@ -255,14 +259,14 @@ async def serve(
     holder: SettingsHolder,
     *,
     worker: int = 0,
+    workers: int = 1,
     admin_listen: str | None = None,
-    share_port: bool = False,
     started: Callable[[App], None] | None = None,
 ) -> None:
     """Run one process until SIGTERM or SIGINT; SIGHUP reloads the settings."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    app = App(holder, worker=worker, admin_listen=admin_listen, share_port=share_port)
+    app = App(holder, worker=worker, workers=workers, admin_listen=admin_listen)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await app.start()

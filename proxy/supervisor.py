@@ -39,9 +39,19 @@ def worker_admin_listen(proxy: ProxySettings, worker: int) -> str:
 class _Worker:
     """One worker process."""
 
-    def __init__(self, number: int, config_dir: Path, log_level: str, socket: str) -> None:
+    def __init__(self, number: int, count: int, config_dir: Path, log_level: str, socket: str) -> None:
         self.number = number
-        self._arguments = ["serve", "--config", str(config_dir), "--worker", str(number), "--log-level", log_level]
+        self._arguments = [
+            "serve",
+            "--config",
+            str(config_dir),
+            "--workers",
+            str(count),
+            "--worker",
+            str(number),
+            "--log-level",
+            log_level,
+        ]
         self._socket = socket
         self._process: asyncio.subprocess.Process | None = None
         self.stopping = False
@@ -87,7 +97,7 @@ async def serve_many(holder: SettingsHolder, config_dir: Path, count: int, log_l
     """Run ``count`` workers until SIGTERM or SIGINT; SIGHUP reloads them all."""
     proxy = holder.current.proxy
     workers = [
-        _Worker(number, config_dir, log_level, worker_admin_listen(proxy, number).removeprefix("unix:"))
+        _Worker(number, count, config_dir, log_level, worker_admin_listen(proxy, number).removeprefix("unix:"))
         for number in range(count)
     ]
     tasks = Tasks(log_failure)

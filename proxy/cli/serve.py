@@ -38,7 +38,7 @@ def serve(config_dir: Path, workers: int, worker: int | None, log_level: str) ->
     holder = load_holder(config_dir)
     proxy = holder.current.proxy
     if worker is not None:
-        run(serve_one(holder, worker=worker, admin_listen=worker_admin_listen(proxy, worker), share_port=True))
+        run(serve_one(holder, worker=worker, workers=workers, admin_listen=worker_admin_listen(proxy, worker)))
         return
     if workers == 1:
         run(serve_one(holder))

@@ -74,6 +74,8 @@ class Outbox:
         self._queue: queue.SimpleQueue[_Operation] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        self.is_failing = False
+        """Whether the last transaction failed: what is settled now cannot be recorded."""
         self._filled = asyncio.Event()
         self._reading = threading.Lock()
         self._checkpointed: set[str] = set()
@@ -196,6 +198,7 @@ class Outbox:
         except Exception as exc:  # noqa: BLE001 - whatever it is, someone waits for the answer
             error = OutboxError(f"the outbox {self.path} cannot be written: {exc}")
             error.__cause__ = exc
+        self.is_failing = error is not None
         if error is not None:
             _log.error("outbox_write_failed", error=str(error), operations=len(operations))
         if futures:

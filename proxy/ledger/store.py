@@ -83,6 +83,10 @@ class Ledger:
         self._statements = Statements(postgresql=database.is_postgresql)
         self._versions_kept: set[str] = set()
 
+    def use_prices(self, book: PriceBook) -> None:
+        """Keep the price versions of another book from now on (reloaded settings)."""
+        self._book = book
+
     async def insert(self, new: Sequence[Entry]) -> int:
         """Take entries, all or none, each once: one that is there already changes nothing.
 
