@@ -13,8 +13,8 @@ from proxy.limiter import RecordingLimiter
 from tests.limiter.support import START_MS, Clock, budget, requests, window
 
 HOLD_TTL_MS = 3000
-SHORT = window("short", 20, 4, 1)
-LONG = window("long", 40, 25, 3)
+SHORT = window("short", 20, 4, 2)
+LONG = window("long", 40, 25, 8)
 CALLS = requests(6, 5)
 FIRST_PERIOD, SECOND_PERIOD = budget(60, "p1", START_MS + 20_000), budget(60, "p2", START_MS + 10**9)
 
@@ -35,7 +35,7 @@ class Step(NamedTuple):
     which: int
 
 
-VERBS = ("admit", "admit", "admit", "settle", "settle", "extend", "release", "peek", "record")
+VERBS = ("admit", "admit", "admit", "admit", "settle", "settle", "extend", "extend", "release", "peek", "record")
 PAUSES_MS = (0, 0, 1, 250, 999, 1000, 1001, 2000, 3000, 4000, 9000, 25_000, -700)
 
 steps = st.lists(

@@ -396,8 +396,8 @@ async def test_the_wait_foresees_that_an_expiring_hold_keeps_the_open_bucket(
     await limiter.extend(account, "a", (TOKENS,), (1,))
     clock.pass_s(57)
     await use(limiter, account, TOKENS, 50, "b")  # its bucket is open until 62; the hold expires at 60, into it
-    refused = await limiter.admit(account, "c", (TOKENS,), (100,))
-    assert refused.retry_after_ms == 63_000
+    assert (await limiter.admit(account, "c", (TOKENS,), (49,))).retry_after_ms == 3_000
+    assert (await limiter.admit(account, "c", (TOKENS,), (50,))).retry_after_ms == 63_000
 
 
 async def test_a_need_larger_than_the_whole_limit_is_never_met(limiter: RecordingLimiter, account: str) -> None:

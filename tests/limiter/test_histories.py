@@ -14,7 +14,7 @@ from proxy.core.account_state import AccountState
 from proxy.core.limits import Admission, Limit
 from proxy.limiter.memory import MemoryLimiter
 from proxy.limiter.redis import RedisLimiter
-from tests.limiter.histories import HOLD_TTL_MS, Player, Step, Stream, check_wait, deliver, random_step, steps
+from tests.limiter.histories import CALLS, HOLD_TTL_MS, LONG, SHORT, Player, Step, Stream, check_wait, deliver, random_step, steps
 from tests.limiter.support import DAY, HOUR, Clock, most_in_any_window, new_account, requests, window
 
 same_every_time = settings(
@@ -81,7 +81,7 @@ def test_a_refused_call_is_admitted_when_it_was_told_and_not_earlier(history: li
     clock, account = Clock(), "a"
     limiter = MemoryLimiter(clock, HOLD_TTL_MS)
     player = Player(limiter, account, clock)
-    limits = (window("short", 20, 4, 1), window("long", 40, 25, 3), requests(6, 5))
+    limits = (SHORT, LONG, CALLS)
     needs = (need, need, 1)
 
     async def play() -> None:
@@ -175,7 +175,7 @@ def test_a_refused_call_leaves_no_trace_in_either_store(
     memory, in_redis, clock = both
     rng, account = random.Random(seed), new_account()
     players = [Player(limiter, account, clock) for limiter in (memory, in_redis)]
-    limits = (window("short", 20, 4, 1), window("long", 40, 25, 3), requests(6, 5))
+    limits = (SHORT, LONG, CALLS)
     refusals = 0
 
     async def play() -> None:
@@ -206,7 +206,7 @@ def test_a_refusal_by_redis_is_lifted_when_it_said(both: Both, runner: asyncio.R
     _, in_redis, clock = both
     rng, account = random.Random(21), new_account()
     player = Player(in_redis, account, clock)
-    limits = (window("short", 20, 4, 1), window("long", 40, 25, 3), requests(6, 5))
+    limits = (SHORT, LONG, CALLS)
     checked = 0
 
     async def play() -> None:

@@ -316,7 +316,7 @@ async def test_a_password_and_a_database_of_the_url_are_used_and_never_shown(tmp
 
 
 async def test_a_node_of_a_cluster_takes_every_verb(tmp_path: Path, account: str) -> None:
-    with redis_server(tmp_path, free_port(), "--cluster-enabled", "yes") as url:
+    with redis_server(tmp_path, free_port(), "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as url:
         port = int(url.split(":")[2].split("/")[0])
         with redis.Redis(port=port) as client:
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
