@@ -1,0 +1,120 @@
+"""The bench's own tools: they compile without a warning, and the client counts nothing that is not whole."""
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.scenarios import SCENARIOS, Result
+from tests.support.services import free_port, stop, wait_for_port
+
+LOAD = Path(__file__).parent.parent / "bench" / "load"
+
+
+@pytest.fixture(scope="session")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("load")
+    for name in ("upstream", "client"):
+        command = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", folder / name, LOAD / f"{name}.c"]
+        subprocess.run(command, check=True)
+    return folder
+
+
+@contextmanager
+def _upstream(tools: Path) -> Iterator[int]:
+    port = free_port()
+    process = subprocess.Popen([tools / "upstream", str(port)])
+    try:
+        wait_for_port(port, process)
+        yield port
+    finally:
+        stop(process)
+
+
+def _arguments(tools: Path, port: int, deltas: int, interval_us: int) -> list[str]:
+    return [str(tools / "client"), "127.0.0.1", str(port), "key", "4", "0.4", "0.1", str(deltas), str(interval_us)]
+
+
+@pytest.mark.parametrize(("deltas", "interval_us"), [(0, 0), (200, 0), (3, 10_000)])
+def test_client_and_upstream_understand_each_other(tools: Path, deltas: int, interval_us: int) -> None:
+    with _upstream(tools) as port:
+        done = subprocess.run(_arguments(tools, port, deltas, interval_us), capture_output=True, check=True)
+    run = json.loads(done.stdout)
+    assert run["calls"] > 0
+    assert (run["errors"], run["not_200"]) == (0, 0)
+    assert (run["chunks"] > 0) == (deltas > 0)
+
+
+_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+_DELTA = b'data: {"content":"@%020d"}\n\n' % 1
+
+
+def _chunk(payload: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(payload), payload)
+
+
+_DONE = _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "counted"),
+    [
+        (_HEAD + _chunk(_DELTA) + _chunk(_DELTA) + _DONE, "calls"),
+        (_HEAD + _chunk(_DELTA[:20]) + _chunk(_DELTA[20:] + _DELTA) + _DONE, "calls"),
+        (_HEAD + _chunk(_DELTA) + _DONE, "errors"),
+        (_HEAD + _chunk(_DELTA) + _chunk(_DELTA) + b"0\r\n\r\n", "errors"),
+        (_HEAD + _chunk(_DELTA) + _chunk(_DELTA), "errors"),
+        (b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 2\r\n\r\n{}", "not_200"),
+    ],
+    ids=["whole", "stamp cut by a chunk", "one delta short", "no [DONE]", "cut off", "refused"],
+)
+async def test_only_a_whole_stream_counts_as_a_call(tools: Path, answer: bytes, counted: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b'"stream":true}')
+        writer.write(answer)
+        await writer.drain()
+        if answer.endswith((b"0\r\n\r\n", b"{}")):
+            await reader.read(1)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        client = await asyncio.create_subprocess_exec(
+            *_arguments(tools, port, 2, 0)[:4], "1", "0.2", "0", "2", "0", stdout=subprocess.PIPE
+        )
+        out, _ = await client.communicate()
+        run: dict[str, Any] = json.loads(out)
+    assert run[counted] > 0
+    assert {name for name in ("calls", "errors", "not_200") if run[name]} <= {counted, "errors"}
+
+
+def _run(figure: float, **more: float) -> dict[str, Any]:
+    return {
+        "calls_per_s": figure,
+        "chunks_per_s": figure,
+        "chunk_ms": {"p50": figure},
+        "errors": 0,
+        "not_200": 0,
+    } | more
+
+
+@pytest.mark.parametrize(
+    ("scenario", "baseline", "tollgate", "problem"),
+    [
+        (0, [_run(100), _run(100), _run(10)], [_run(130), _run(119), _run(13)], None),
+        (0, [_run(100)], [_run(119)], "plain: 1.19x is under 1.2x"),
+        (0, [_run(100)], [_run(200, not_200=3)], "plain: 3 answers were broken or refused"),
+        (2, [_run(9)], [_run(1.9)], None),
+        (2, [_run(9)], [_run(2.0)], "paced: 2.00 ms is not under 2.0 ms"),
+    ],
+)
+def test_a_floor_is_held_by_the_median_of_the_rounds(
+    scenario: int, baseline: list[Any], tollgate: list[Any], problem: str | None
+) -> None:
+    assert Result(SCENARIOS[scenario], baseline, tollgate).problem() == problem
