@@ -20,6 +20,7 @@ MAY_START_TASKS = {
     "proxy/ledger/directory.py",
     "proxy/ledger/shipper.py",
     "proxy/limiter/debts.py",
+    "proxy/limiter/degraded.py",
     "proxy/limiter/redis.py",
     "proxy/limiter/seeding.py",
 }
