@@ -1,8 +1,8 @@
 """One account's limits, and the verbs on them.
 
 What belongs here: what the embedded limiter keeps of an account, which is also the reference that the Redis functions
-are held to, answer for answer. Pure: every verb takes the time. What does not: where the state lives and who is waiting
-for it (limiter/). Comments refer by number to the rules of ``limits.py``.
+are held to, answer for answer. Pure: every verb takes the time. What does not: where the state lives and who is
+waiting for it (limiter/). Comments refer by number to the rules of ``limits.py``.
 """
 
 from collections import OrderedDict
@@ -60,7 +60,7 @@ class AccountState:
         self._holds: OrderedDict[str, Hold] = OrderedDict()  # one life for all: the order of expiry is that of renewal
         self._gone = GoneCalls(now_ms)
 
-    # --- knowing ------------------------------------------------------------------------------------------------------
+    # --- knowing -----------------------------------------------------------------------------------------------------
 
     def lacks(self, limits: Sequence[Limit]) -> bool:
         """Whether one of the limits is not known yet."""
@@ -75,6 +75,9 @@ class AccountState:
     ) -> None:
         """Begin the limits that are not known with what has been used of them; forget budgets long over."""
         now_ms = self._advance(now_ms)
+        for key, kept in list(self._logs.items()):
+            if isinstance(kept, BudgetSum) and 0 < kept.ends_ms < now_ms - BUDGET_KEPT_MS and not kept.held:
+                del self._logs[key]
         for limit in limits:
             key = key_of(limit)
             if key in self._logs:
@@ -85,9 +88,6 @@ class AccountState:
             log = self._logs[key] = WindowLog(limit.window_s * 1000, limit.bucket_s * 1000)
             for bucket in windows.get(limit.name, ()):
                 log.add_bucket(bucket)
-        for key, kept in list(self._logs.items()):
-            if isinstance(kept, BudgetSum) and kept.ends_ms and not kept.held and now_ms > kept.ends_ms + BUDGET_KEPT_MS:
-                del self._logs[key]
 
     def seed_calls(self, call_ids: Sequence[str]) -> None:
         """Note calls that the seed has counted, so that no settlement counts them again."""
@@ -111,7 +111,7 @@ class AccountState:
         """Whether a call is in flight, as of the last verb."""
         return bool(self._holds)
 
-    # --- the verbs ----------------------------------------------------------------------------------------------------
+    # --- the verbs ---------------------------------------------------------------------------------------------------
 
     def admit(self, call_id: str, limits: Sequence[Limit], needs: Sequence[int], now_ms: int) -> Admission:
         """Take every limit's need, or none (rules 1 to 5)."""
@@ -173,7 +173,7 @@ class AccountState:
         return True
 
     def extend(self, call_id: str, limits: Sequence[Limit], known: Sequence[int], now_ms: int) -> bool:
-        """Renew the hold and note what is known. What is known is never taken back, and held where it exceeds the hold."""
+        """Renew the hold and note what is known: that is never taken back, and held where it exceeds the hold."""
         now_ms = self._advance(now_ms)
         hold = self._holds.get(call_id)
         if hold is None:
@@ -216,7 +216,7 @@ class AccountState:
             "gone": self._gone.dump(),
         }
 
-    # --- their parts --------------------------------------------------------------------------------------------------
+    # --- their parts -------------------------------------------------------------------------------------------------
 
     def _advance(self, now_ms: int) -> int:
         """Guard the clock (rule 7), and let holds expire that are due (rule 6). Every verb begins with it."""

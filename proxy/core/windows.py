@@ -1,8 +1,8 @@
 """The arithmetic of limits: what counts, what is held, and when there is room again.
 
-What belongs here: the parts that an account's state is made of (account_state.py), each a pure function of the time it is
-given: window logs, budget sums, holds, and the memory of calls that are gone. What does not: clocks, stores, waiting
-(limiter/). The rules it keeps, and that comments here refer to by number, are those of ``limits.py``.
+What belongs here: the parts that an account's state is made of (account_state.py), each a pure function of the time
+it is given: window logs, budget sums, holds, and the memory of calls that are gone. What does not: clocks, stores,
+waiting (limiter/). The rules it keeps, and that comments here refer to by number, are those of ``limits.py``.
 """
 
 from bisect import bisect_left, bisect_right
@@ -78,7 +78,7 @@ class WindowLog:
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
-        """The buckets that count, oldest first. Only the last one's first stamp is kept: the others show their newest."""
+        """The buckets that count, oldest first. Of the first stamps only the last is kept: others show their newest."""
         totals = [self._aged, *self._totals]
         firsts = [*self._newest[:-1], self._first_ms]
         return tuple(
@@ -245,7 +245,7 @@ class Hold:
 
 
 class Gone(NamedTuple):
-    """A call whose hold is gone: when it went, and what it was charged then; ``charged`` is empty when that is final."""
+    """A call whose hold is gone: when it went, and what it was charged; ``charged`` is empty when that is final."""
 
     at_ms: int
     charged: dict[Key, int]

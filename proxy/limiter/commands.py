@@ -1,7 +1,8 @@
 """The bytes of the limiter's commands to Redis, and the meaning of its answers.
 
-What belongs here: packing calls of the functions of limiter.lua (their KEYS and ARGV are described there), fast: whatever
-does not change from call to call is packed once. What does not: connections (wire.py), decisions about answers (redis.py).
+What belongs here: packing calls of the functions of limiter.lua (their KEYS and ARGV are described there), fast:
+whatever does not change from call to call is packed once. What does not: connections (wire.py), decisions about
+answers (redis.py).
 """
 
 import re
@@ -68,8 +69,11 @@ class Plan:
             states.append(LimitState(limit.name, limit.capacity, sums[at], sums[at + 1], sums[at + 2]))
             at += 3
         if status:
-            return Admission(True, now_ms, tuple(states)), epoch
-        return Admission(False, now_ms, tuple(states), self.limits[bound - 1].name, wait_ms), epoch
+            return Admission(admitted=True, now_ms=now_ms, states=tuple(states)), epoch
+        name = self.limits[bound - 1].name
+        return Admission(
+            admitted=False, now_ms=now_ms, states=tuple(states), bound=name, retry_after_ms=wait_ms
+        ), epoch
 
 
 def _limit_text(limit: Limit) -> str:

@@ -1,6 +1,7 @@
 """What Redis could not be told: settlements and releases that are repeated until they are done.
 
-What belongs here: keeping them, bounded in number and age, and repeating them. What does not: how they are told (redis.py).
+What belongs here: keeping them, bounded in number and age, and repeating them. What does not: how they are told
+(redis.py).
 """
 
 import asyncio

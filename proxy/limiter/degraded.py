@@ -1,12 +1,12 @@
 """Going on without Redis, for a while and within bounds (design decision 12).
 
-What belongs here: when to stop asking Redis and when to ask it again, how much may be admitted without it, and handing over
-what was admitted. What does not: the rules (``proxy.core.account_state``), and settlements of calls that Redis did admit:
-redis.py owes those by itself.
+What belongs here: when to stop asking Redis and when to ask it again, how much may be admitted without it, and
+handing over what was admitted. What does not: the rules (``proxy.core.account_state``), and settlements of calls that
+Redis did admit: redis.py owes those by itself.
 
-The worst overshoot: each replica admits at most its share of each limit from memory, and its memory outlives the outage, so
-that several outages within one window share that one share. With r replicas and a share of s percent, at most
-``r * s / 100`` of a limit is used beyond what Redis had granted.
+The worst overshoot: each replica admits at most its share of each limit from memory, and its memory outlives the
+outage, so that several outages within one window share that one share. With r replicas and a share of s percent, at
+most ``r * s / 100`` of a limit is used beyond what Redis had granted.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class DegradedLimiter:
 
     Args:
         primary: the limiter that all replicas share.
-        share_percent: how much of each limit may be admitted without it; 0: nothing, every call is refused as unavailable.
+        share_percent: how much of each limit may be admitted without it; 0: nothing, each call is unavailable.
         max_s: for how long; afterwards as with a share of 0.
         clock_ms: Unix time in whole milliseconds.
         hold_ttl_ms: how long a hold in memory lives without a heartbeat.
@@ -95,7 +95,7 @@ class DegradedLimiter:
         """How many calls that are over the primary has not been told of."""
         return len(self._unsaid)
 
-    # --- the verbs ----------------------------------------------------------------------------------------------------
+    # --- the verbs ---------------------------------------------------------------------------------------------------
 
     async def admit(
         self, account_id: str, call_id: str, limits: Sequence[Limit], needs: Sequence[int]
@@ -167,7 +167,7 @@ class DegradedLimiter:
         await self._memory.close()
         await self._primary.close()
 
-    # --- alone --------------------------------------------------------------------------------------------------------
+    # --- alone -------------------------------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
         """Raise when the time or the share is over."""
@@ -219,7 +219,7 @@ class DegradedLimiter:
             except LimiterUnavailableError as exc:
                 self._go_alone(exc)
 
-    # --- away and back ------------------------------------------------------------------------------------------------
+    # --- away and back -----------------------------------------------------------------------------------------------
 
     def _go_alone(self, reason: LimiterUnavailableError) -> None:
         """Stop asking the primary, and begin to look for its return. Said once, not per call.

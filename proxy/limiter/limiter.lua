@@ -13,8 +13,8 @@ KEYS, the same four for every function, in one slot by their {account} tag:
                 h:<call id>           a call in flight: DOUBLE expiry, BYTE n, n times DOUBLES held and known,
                                       BYTES_2 length and the n fields joined by "|", the answer that was given
   2  expiries sorted set: call id by expiry, of the calls in flight
-  3, 4 gone   hashes, two generations: call id -> DOUBLE when it went, and for an expired call BYTE n, n DOUBLES charged,
-              BYTES_2 length and the fields. Final when there is no more than the time.
+  3, 4 gone   hashes, two generations: call id -> DOUBLE when it went, and for an expired call BYTE n, n DOUBLES
+              charged, BYTES_2 length and the fields. Final when there is no more than the time.
 
 ARGV, common:
   1  now_ms: '' for the server's own clock, else Unix milliseconds
@@ -41,7 +41,7 @@ local RECORDS_A_CHUNK = 19 -- 247 bytes, which with their header fill an allocat
 
 local pack, unpack_bytes, floor, call -- not there yet while the library is loaded: see register
 
---- Plans: parsed once per text; a memory, not a state -----------------------------------------------------------------
+--- Plans: parsed once per text; a memory, not a state ----------------------------------------------------------------
 
 local plans, plan_count = {}, 0
 
@@ -97,7 +97,7 @@ local function names_of(names)
   return list
 end
 
--- What a settlement or heartbeat tells of a limit; nil when it does not, or when that is in already (stamped at admission).
+-- What a settlement or heartbeat tells of a limit; nil when nothing, or when it is in already (stamped at admission).
 local function told(plan, args, field)
   local index = plan.index[field]
   if index and not plan.lines[index].at_admission then
@@ -106,11 +106,11 @@ local function told(plan, args, field)
   return nil
 end
 
---- Window logs: closed buckets in chunks, the open bucket and all sums in the header --------------------------------------
+--- Window logs: closed buckets in chunks, the open bucket and all sums in the header ---------------------------------
 
--- head, tail: numbers of the first closed bucket that counts and of the next to be closed. total: running total with the
--- open bucket. aged: the running total before head. first, newest: stamps of the open bucket, newest -1 when there is none.
--- oldest: newest stamp of the oldest bucket that counts. While any bucket counts, the open one does.
+-- head, tail: numbers of the first closed bucket that counts and of the next to be closed. total: running total with
+-- the open bucket. aged: the running total before head. first, newest: stamps of the open bucket, newest -1 when there
+-- is none. oldest: newest stamp of the oldest bucket that counts. While any bucket counts, the open one does.
 -- The tables are built whole, with every field that they will have: one allocation.
 local function window_read(account, field, bytes)
   local window, bucket, total, aged, held, first, newest, oldest, head, tail = unpack_bytes(WINDOW, bytes)
@@ -157,10 +157,12 @@ end
 
 -- Newest stamp and running total of a closed bucket.
 local function record_read(log, index)
-  return unpack_bytes(RECORD, chunk_read(log, floor(index / RECORDS_A_CHUNK)), index % RECORDS_A_CHUNK * RECORD_BYTES + 1)
+  local bytes = chunk_read(log, floor(index / RECORDS_A_CHUNK))
+  return unpack_bytes(RECORD, bytes, index % RECORDS_A_CHUNK * RECORD_BYTES + 1)
 end
 
--- The first closed bucket from `low` on whose stamp (which = 1) or running total (which = 2) is at least `value`; tail if none.
+-- The first closed bucket from `low` on whose stamp (which = 1) or running total (which = 2) is at least `value`; tail
+-- if there is none.
 local function record_find(log, low, which, value)
   local high = log.tail
   while low < high do
@@ -252,7 +254,7 @@ local function window_correct(log, stamp, difference, now)
   end
 end
 
---- Both kinds of limit --------------------------------------------------------------------------------------------------
+--- Both kinds of limit -----------------------------------------------------------------------------------------------
 
 local function log_read(account, field, bytes)
   if string.sub(field, 1, 1) == 'w' then
@@ -320,7 +322,7 @@ local function log_reset(log, now)
   return log.total > log.aged and log.newest + log.window or now
 end
 
---- Calls in flight, and gone ----------------------------------------------------------------------------------------------
+--- Calls in flight, and gone -----------------------------------------------------------------------------------------
 
 -- A hold is { expiry, n, held and known of the first limit, of the second..., names = , answer = }.
 local hold_formats = {}
@@ -335,7 +337,8 @@ local function hold_format(n)
 end
 
 local function hold_write(hold)
-  return pack(hold_format(hold[2]), unpack(hold, 1, 2 + 2 * hold[2])) .. pack('<I2', #hold.names) .. hold.names .. hold.answer
+  return pack(hold_format(hold[2]), unpack(hold, 1, 2 + 2 * hold[2]))
+    .. pack('<I2', #hold.names) .. hold.names .. hold.answer
 end
 
 local function hold_read(bytes)
@@ -457,7 +460,7 @@ local function hold_drop(account)
   account.holds = account.holds - 1
 end
 
---- The account: read by one command, written by one or two ----------------------------------------------------------------
+--- The account: read by one command, written by one or two -----------------------------------------------------------
 
 local function account_read(keys, call_id, clock)
   local seen, next_expiry, holds, epoch, gone_current, gone_started, touched = unpack_bytes(CLOCK, clock)
@@ -476,7 +479,7 @@ local function time_now(argument)
   return time[1] * 1000 + floor(time[2] / 1000)
 end
 
--- The account as the verb finds it: clock guarded, what is due expired. nil when it, or a limit of the plan, is unknown.
+-- The account as the verb finds it: clock guarded, what is due expired. nil when it or a limit of the plan is unknown.
 local function account_open(keys, args, plan)
   local fields = plan.fields
   fields[plan.n + 2] = 'h:' .. args[2]
@@ -543,7 +546,7 @@ local function answer(account, plan, status, bound, wait)
   return pack(plan.answer, unpack(values))
 end
 
---- When there is room again (rule 8) --------------------------------------------------------------------------------------
+--- When there is room again (rule 8) ---------------------------------------------------------------------------------
 
 -- The call in flight that expires as the index-th, as it is kept; read as far as needed.
 local function held_at(account, index)
@@ -688,7 +691,7 @@ local function refusal(account, plan, args, first)
   return bound, longest
 end
 
---- The verbs --------------------------------------------------------------------------------------------------------------
+--- The verbs ---------------------------------------------------------------------------------------------------------
 
 local function logs_age(account, plan)
   for index = 1, plan.n do
@@ -774,7 +777,8 @@ local function settle_unknown(account, plan, args, with_admission)
 end
 
 -- Replace the hold by what was used.
--- ARGV 4: epoch of the admission. 0: not known. -1: the call was admitted elsewhere (the verb `record`): it counts whole.
+-- ARGV 4: epoch of the admission. 0: not known. -1: the call was admitted elsewhere (the verb `record`): it counts
+--   whole.
 --   An epoch other than the account's: the state was lost since, and the hold with it: the call counts now.
 -- ARGV 5...: amounts, one per limit of the plan.
 -- Answers 1 settled, 2 an expired call was corrected, 3 counted without a hold, 0 nothing changed, -1 unknown account.
@@ -882,15 +886,15 @@ local function budgets_prune(account)
       local log = log_of(account, field)
       if log.ends > 0 and log.held == 0 and account.now > log.ends + KEPT_MS then
         account.logs[field] = nil
-        table.insert(account.drops, field)
+        call('HDEL', account.keys[1], field)
       end
     end
   end
 end
 
 -- Begin the account and the limits of the plan that are not known; what is known stays as it is.
--- ARGV 2: epoch, for an account that is new. 4...: one per limit of the plan, a budget's spent amount, or a window's buckets:
---   8 bytes each first stamp, newest stamp, amount. Then the ids of calls that these amounts have counted.
+-- ARGV 2: epoch, for an account that is new. 4...: one per limit of the plan, a budget's spent amount, or a window's
+--   buckets: 8 bytes each first stamp, newest stamp, amount. Then the ids of calls that these amounts have counted.
 -- Answers 1 when the account is new, else 0.
 local function seed(keys, args)
   local plan, now = plan_of(args[3]), time_now(args[1])
@@ -905,6 +909,7 @@ local function seed(keys, args)
       gone_write(account, args[index], pack('<d', now))
     end
   end
+  budgets_prune(account)
   for index, line in ipairs(plan.lines) do
     if not log_of(account, line.field) then
       local value, log = args[3 + index], nil
@@ -916,13 +921,12 @@ local function seed(keys, args)
           window_add_bucket(log, math.min(first, newest), newest, amount)
         end
       else
-        log = { account = account, field = line.field, is_window = false, dirty = true, spent = tonumber(value), held = 0,
-          ends = line.ends }
+        log = { account = account, field = line.field, is_window = false, dirty = true, spent = tonumber(value),
+          held = 0, ends = line.ends }
       end
       account.logs[line.field] = log
     end
   end
-  budgets_prune(account)
   account_save(account)
   return bytes and 0 or 1
 end

@@ -120,7 +120,7 @@ class MemoryLimiter:
     def _forget_idle(self, now_ms: int) -> None:
         """Make room for one account: drop idle ones among those unused for longest, and one more when it is full.
 
-        A few are looked at each time, so the cost of a new account is bounded and idle ones go faster than new ones come.
+        A few are looked at each time: the cost of a new account is bounded, and idle ones go faster than new ones come.
         """
         is_full = len(self._accounts) >= self._accounts_max
         for account_id in [key for key, _ in zip(self._accounts, range(4), strict=False)]:

@@ -1,10 +1,11 @@
 """The limiter in Redis, shared by every worker and replica.
 
-What belongs here: asking, seeding what Redis does not know, reconnecting, and owing Redis what it could not be told. What
-does not: the rules (limiter.lua), the bytes (commands.py), the connection (wire.py), going on without Redis (degraded.py).
+What belongs here: asking, seeding what Redis does not know, reconnecting, and owing Redis what it could not be told.
+What does not: the rules (limiter.lua), the bytes (commands.py), the connection (wire.py), going on without Redis
+(degraded.py).
 
-Nothing is retried blindly. A verb is repeated when the answer says that it was not done, and settlements and releases are
-repeated by call id until they are done: the functions change nothing the second time.
+Nothing is retried blindly. A verb is repeated when the answer says that it was not done, and settlements and releases
+are repeated by call id until they are done: the functions change nothing the second time.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from proxy.limiter.seeding import Seeding, seed_buckets
 from proxy.limiter.wire import Answer, Link, Target, UnansweredError, open_link, parse_target
 
 EPOCHS_MAX = 200_000
-"""How many calls in flight are remembered; a forgotten one cannot be told from a replay once Redis has lost its data."""
+"""How many calls in flight are remembered; a forgotten one looks like a replay once Redis has lost its data."""
 
 BACKOFF_MIN_S = 0.05
 BACKOFF_MAX_S = 2.0
@@ -40,16 +41,16 @@ _log = logging.getLogger(__name__)
 class RedisLimiter:
     """Keeps the contract of ``proxy.limiter.RecordingLimiter``. One connection for all calls of the process.
 
-    ``settle`` and ``release`` return when they are done, or when Redis is away and they are owed: then they are repeated
-    until they are done. They raise ``LimiterUnavailableError`` only when more is owed than can be kept.
+    ``settle`` and ``release`` return when they are done, or when Redis is away and they are owed: then they are
+    repeated until they are done. They raise ``LimiterUnavailableError`` only when more is owed than can be kept.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``.
         hold_ttl_ms: how long a hold lives without a heartbeat.
         timeout_ms: for one answer, and for connecting.
         seed_loader: asks the ledger about accounts that Redis does not know; None: they have used nothing.
-        now_ms: what to tell the functions that the time is: for tests, and for a Redis that refuses TIME. None: they use
-            the clock of Redis, which all replicas share.
+        now_ms: what to tell the functions that the time is: for tests, and for a Redis that refuses TIME. None: they
+            use the clock of Redis, which all replicas share.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class RedisLimiter:
         self._commands = Commands(hold_ttl_ms, now_ms)
         self._seeding = Seeding(seed_loader)
         self._debts = Debts(self._pay, hold_ttl_ms / 1000)
-        self._epochs: dict[tuple[str, str], int] = {}  # of calls in flight: which life of the account's state admitted them
+        self._epochs: dict[tuple[str, str], int] = {}  # of calls in flight: which life of the state admitted them
         self._link: Link | None = None
         self._linked: asyncio.Future[Link] | None = None  # the attempt under way; None: the last one failed
         self._keeper: asyncio.Task[None] | None = None
@@ -84,7 +85,7 @@ class RedisLimiter:
         """How many of them were given up: too many, or too old. The ledger has them all the same."""
         return self._debts.dropped
 
-    # --- the verbs ----------------------------------------------------------------------------------------------------
+    # --- the verbs ---------------------------------------------------------------------------------------------------
 
     async def admit(
         self, account_id: str, call_id: str, limits: Sequence[Limit], needs: Sequence[int]
@@ -158,7 +159,7 @@ class RedisLimiter:
         return admission
 
     async def ping(self) -> None:
-        """See ``proxy.limiter.RecordingLimiter``. Asks about an account that is none: a Redis that cannot write refuses."""
+        """See ``proxy.limiter.RecordingLimiter``. It calls a function that may write: a Redis that cannot refuses."""
         await self._ask(self._commands.peek("tollgate.ping", self._commands.plan(PING_LIMITS)))
 
     async def close(self) -> None:
@@ -174,7 +175,7 @@ class RedisLimiter:
         if self._link is not None:
             self._link.lose("closed")
 
-    # --- asking -------------------------------------------------------------------------------------------------------
+    # --- asking ------------------------------------------------------------------------------------------------------
 
     async def _known(self, account_id: str, plan: Plan, command: bytes) -> Answer:
         """Ask; when Redis does not know the account, seed it and ask again."""
@@ -232,7 +233,7 @@ class RedisLimiter:
         command = self._commands.settle(debt.account_id, debt.call_id, plan, debt.epoch, debt.amounts)
         await self._known(debt.account_id, plan, command)
 
-    # --- connecting ---------------------------------------------------------------------------------------------------
+    # --- connecting --------------------------------------------------------------------------------------------------
 
     async def _connected(self) -> Link:
         """Wait for the connection that is being made; fail at once while Redis is known to be away."""

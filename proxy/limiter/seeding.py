@@ -1,7 +1,7 @@
 """Seeding: filling a store that knows nothing of an account from the ledger, once however many calls wait for it.
 
-What belongs here: asking the ledger, and the single flight around it. What does not: what the stores do with the answer
-(memory.py, redis.py), and how the ledger finds it.
+What belongs here: asking the ledger, and the single flight around it. What does not: what the stores do with the
+answer (memory.py, redis.py), and how the ledger finds it.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ LOADER_TIMEOUT_S = 5.0
 
 
 class LedgerUnavailableError(LimiterUnavailableError):
-    """The store is there, but the ledger does not say what an account has used: this account cannot be decided about."""
+    """The store is there, but the ledger does not say what an account has used: nothing can be decided about it."""
 
 
 class Seeding:

@@ -1,7 +1,8 @@
 """One connection to Redis, shared by every call of the process.
 
-What belongs here: connecting, gathering commands per turn of the event loop, handing answers out in order, and giving the
-connection up when an answer is late. What does not: what the commands mean (commands.py), and reconnecting (redis.py).
+What belongs here: connecting, gathering commands per turn of the event loop, handing answers out in order, and giving
+the connection up when an answer is late. What does not: what the commands mean (commands.py), and reconnecting
+(redis.py).
 
 A caller that is cancelled leaves its place in the queue, so that the order of the answers is never disturbed.
 """
@@ -134,7 +135,7 @@ class Link(asyncio.Protocol):
                 future.exception()  # looked at: a caller that has left is no error
         self._on_lost(self)
 
-    # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
+    # --- asyncio.Protocol --------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
@@ -157,7 +158,7 @@ class Link(asyncio.Protocol):
         """End."""
         self.lose(f"the connection to Redis is lost: {type(exc).__name__ if exc else 'closed'}")
 
-    # --- its parts ----------------------------------------------------------------------------------------------------
+    # --- its parts ---------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, []

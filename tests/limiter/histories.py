@@ -1,4 +1,4 @@
-"""Random histories of calls: drawn by hypothesis where a failure should shrink, by a seeded generator where length matters."""
+"""Random histories of calls: from hypothesis where a failure should shrink, from a seeded generator for length."""
 
 import math
 import random

@@ -41,12 +41,9 @@ def requests(capacity: int, window_s: int = 60, bucket_s: int = 1) -> Limit:
 
 HOUR = window("output_tokens_hour", 150_000, 3600, 10)
 DAY = window("output_tokens_day", 1_500_000, 86_400, 300)
-TIER = (HOUR, DAY, requests(1000), budget(10**12))
-"""The limits of a fully limited account."""
 
 
 def most_in_any_window(deliveries: Sequence[tuple[int, int]], window_ms: int) -> int:
     """Return the most that was delivered in any half-open interval of the window's length, by looking at each."""
-    return max(
-        (sum(amount for at, amount in deliveries if start <= at < start + window_ms) for start, _ in deliveries), default=0
-    )
+    sums = (sum(amount for at, amount in deliveries if start <= at < start + window_ms) for start, _ in deliveries)
+    return max(sums, default=0)

@@ -23,7 +23,7 @@ async def use(limiter: RecordingLimiter, account: str, limit: Limit, amount: int
     await limiter.settle(account, call_id, (limit,), (amount,))
 
 
-# --- rule 1: windows ------------------------------------------------------------------------------------------------------
+# --- rule 1: windows ------------------------------------------------------------------------------------------------
 
 
 async def test_a_call_is_admitted_up_to_the_last_unit_and_not_beyond(limiter: RecordingLimiter, account: str) -> None:
@@ -60,6 +60,17 @@ async def test_a_bucket_ages_out_with_its_newest_amount(
     assert await used_and_held(limiter, account, TOKENS) == (0, 0)
 
 
+async def test_buckets_that_age_out_unseen_go_together_at_the_millisecond(
+    limiter: RecordingLimiter, account: str, clock: Clock
+) -> None:
+    for start_s, seen_s, left in ((0, 64.999, 20), (100, 65, 10), (200, 70, 0)):
+        for at_s in (0, 5, 10):
+            clock.now_ms = START_MS + (start_s + at_s) * 1000
+            await use(limiter, account, TOKENS, 10, f"c{start_s + at_s}")
+        clock.now_ms = START_MS + round((start_s + seen_s) * 1000)
+        assert await used_and_held(limiter, account, TOKENS) == (left, 0)
+
+
 async def test_the_states_tell_when_a_window_is_whole_again(
     limiter: RecordingLimiter, account: str, clock: Clock
 ) -> None:
@@ -85,7 +96,7 @@ async def test_many_buckets_come_and_go(limiter: RecordingLimiter, account: str,
     assert await used_and_held(limiter, account, limit) == (5, 0)
 
 
-# --- rule 2: stamps -------------------------------------------------------------------------------------------------------
+# --- rule 2: stamps -------------------------------------------------------------------------------------------------
 
 
 async def test_a_slow_calls_tokens_count_from_its_settlement(
@@ -114,7 +125,7 @@ async def test_a_request_counts_from_its_admission_and_is_never_given_back(
     assert await used_and_held(limiter, account, limit) == (1, 0)
 
 
-# --- rule 3: budgets ------------------------------------------------------------------------------------------------------
+# --- rule 3: budgets ------------------------------------------------------------------------------------------------
 
 
 async def test_a_budget_counts_what_is_spent_and_held_until_its_period_ends(
@@ -158,6 +169,17 @@ async def test_a_call_that_expires_after_the_turn_of_the_month_is_charged_to_its
     assert await used_and_held(limiter, account, TOKENS) == (20, 0)
 
 
+async def test_a_budget_is_kept_for_forty_days_after_its_end_and_can_be_asked_for_later(
+    limiter: RecordingLimiter, account: str, clock: Clock
+) -> None:
+    over = budget(1000)
+    for number, (late_ms, spent) in enumerate(((40 * DAY_MS, 5), (40 * DAY_MS + 1, 0))):
+        await limiter.record(account, "a", (over,), (5,))
+        clock.now_ms = over.ends_ms + late_ms
+        await limiter.peek(account, (budget(1000, f"2027-0{number + 1}", START_MS + 10**11),))
+        assert await used_and_held(limiter, account, over) == (spent, 0)
+
+
 async def test_a_budget_without_an_end_is_bound_for_good(limiter: RecordingLimiter, account: str) -> None:
     credit = budget(1000, period="", ends_ms=0, name="credit")
     await use(limiter, account, credit, 1000, "a")
@@ -165,7 +187,7 @@ async def test_a_budget_without_an_end_is_bound_for_good(limiter: RecordingLimit
     assert (refused.bound, refused.retry_after_ms) == ("credit", NEVER_MS)
 
 
-# --- rule 4: all or none --------------------------------------------------------------------------------------------------
+# --- rule 4: all or none --------------------------------------------------------------------------------------------
 
 
 async def test_a_call_that_one_limit_refuses_takes_nothing_of_the_others(
@@ -202,7 +224,7 @@ async def test_of_equal_waits_the_first_limit_binds(limiter: RecordingLimiter, a
     assert (await limiter.admit(account, "b", (one, other), (1, 1))).bound == "one"
 
 
-# --- rule 5: replays ------------------------------------------------------------------------------------------------------
+# --- rule 5: replays ------------------------------------------------------------------------------------------------
 
 
 async def test_a_replayed_admission_returns_the_first_answer_and_takes_nothing(
@@ -240,7 +262,7 @@ async def test_a_call_nobody_admitted_can_be_settled_without_effect(
     assert await used_and_held(limiter, account, TOKENS) == (0, 0)
 
 
-# --- rule 6: expiry -------------------------------------------------------------------------------------------------------
+# --- rule 6: expiry -------------------------------------------------------------------------------------------------
 
 
 async def test_a_hold_lives_for_its_time_and_no_millisecond_longer(
@@ -337,7 +359,7 @@ async def test_what_is_known_is_held_where_it_exceeds_the_hold_and_never_taken_b
     assert await used_and_held(limiter, account, TOKENS) == (25, 0)
 
 
-# --- rule 7: time ---------------------------------------------------------------------------------------------------------
+# --- rule 7: time ---------------------------------------------------------------------------------------------------
 
 
 async def test_a_clock_that_runs_back_stands_still(limiter: RecordingLimiter, account: str, clock: Clock) -> None:
@@ -361,7 +383,7 @@ async def test_a_refusal_and_a_look_move_the_clock_too(
     assert (await limiter.peek(account, (TOKENS,))).now_ms == START_MS + 20_000
 
 
-# --- rule 8: when to come again -------------------------------------------------------------------------------------------
+# --- rule 8: when to come again -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("need", "wait_ms"), [(31, 20_000), (40, 20_000), (41, 50_000), (100, 50_000)])
@@ -409,7 +431,7 @@ async def test_a_need_of_the_whole_limit_is_met(limiter: RecordingLimiter, accou
     assert (await limiter.admit(account, "a", (TOKENS,), (100,))).admitted
 
 
-# --- numbers --------------------------------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------------------------
 
 
 async def test_amounts_are_exact_up_to_2_to_the_53_less_1(
@@ -456,7 +478,7 @@ async def test_a_capacity_may_change_from_call_to_call(limiter: RecordingLimiter
     assert (await limiter.admit(account, "b", (larger,), (900,))).admitted
 
 
-# --- calls admitted elsewhere ---------------------------------------------------------------------------------------------
+# --- calls admitted elsewhere ---------------------------------------------------------------------------------------
 
 
 async def test_a_call_admitted_elsewhere_is_recorded_once_with_its_request(
@@ -488,7 +510,7 @@ async def test_recording_a_call_that_has_expired_corrects_it_once(
         assert await used_and_held(limiter, account, TOKENS) == (20, 0)
 
 
-# --- together -------------------------------------------------------------------------------------------------------------
+# --- together -------------------------------------------------------------------------------------------------------
 
 
 async def test_calls_that_come_at_once_never_get_more_than_there_is(
@@ -500,7 +522,7 @@ async def test_calls_that_come_at_once_never_get_more_than_there_is(
     assert await used_and_held(limiter, account, TOKENS) == (66, 0)
 
 
-# --- seeding --------------------------------------------------------------------------------------------------------------
+# --- seeding --------------------------------------------------------------------------------------------------------
 
 
 async def test_an_unknown_account_is_seeded_from_the_ledger_before_its_first_decision(

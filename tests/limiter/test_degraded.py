@@ -192,20 +192,20 @@ async def test_a_primary_that_goes_away_again_during_the_hand_over_is_told_the_r
     for number in range(8):
         await limiter.admit(account, f"c{number}", LIMITS, (3, 1, 10))
         await limiter.settle(account, f"c{number}", LIMITS, (3, 1, 10))
-    told = 0
+    told, gone_again = 0, asyncio.Event()
 
     async def record_some(*args: object) -> None:
         nonlocal told
         told += 1
         if told == 3:
             go_away(primary)
+            gone_again.set()
         await MemoryLimiter.record(primary, *args)  # type: ignore[arg-type]
         primary._check()
 
     real, primary.record = primary.record, record_some  # type: ignore[method-assign]
     primary.away = None
-    while primary.away is None:
-        await asyncio.sleep(0.005)
+    await asyncio.wait_for(gone_again.wait(), 5)
     assert limiter.is_degraded
     primary.record = real  # type: ignore[method-assign]
     await come_back(primary, limiter)

@@ -1,11 +1,11 @@
-"""What can happen to Redis and to callers: restarts, stalls, lost data, lost functions, cancelled calls, wrong passwords."""
+"""What can happen to Redis and to callers: restarts, stalls, lost data and functions, cancelled calls, passwords."""
 
 import asyncio
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -54,10 +54,8 @@ class Server:
         self._running.close()
 
     def close(self) -> None:
-        try:
+        with suppress(ProcessLookupError):
             self.go_on()
-        except ProcessLookupError:
-            pass
         self._running.close()
 
 
@@ -92,7 +90,7 @@ async def until_back(limiter: RedisLimiter, seconds: float = 10.0) -> None:
         await asyncio.sleep(0.02)
 
 
-# --- callers --------------------------------------------------------------------------------------------------------------
+# --- callers --------------------------------------------------------------------------------------------------------
 
 
 async def test_callers_that_are_cancelled_never_shift_the_answers_of_others(limiter: RedisLimiter) -> None:
@@ -143,7 +141,7 @@ async def test_two_replicas_at_once_never_admit_more_than_there_is(server: Serve
         await replica.close()
 
 
-# --- Redis away -----------------------------------------------------------------------------------------------------------
+# --- Redis away -----------------------------------------------------------------------------------------------------
 
 
 async def test_a_redis_that_stalls_costs_each_caller_a_bounded_wait_and_then_none(
@@ -294,7 +292,7 @@ async def test_no_redis_at_all_is_said_at_once_and_found_when_it_starts(tmp_path
     server.close()
 
 
-# --- its configuration ----------------------------------------------------------------------------------------------------
+# --- its configuration ----------------------------------------------------------------------------------------------
 
 
 async def test_a_password_and_a_database_of_the_url_are_used_and_never_shown(tmp_path: Path, account: str) -> None:
@@ -323,7 +321,7 @@ async def test_a_node_of_a_cluster_takes_every_verb(tmp_path: Path, account: str
             deadline = time.monotonic() + 10
             while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
                 assert time.monotonic() < deadline
-                time.sleep(0.05)
+                await asyncio.sleep(0.05)
         limiter = RedisLimiter(url, hold_ttl_ms=50)
         await limiter.admit(account, "a", LIMITS, (5, 1, 1))
         assert await limiter.extend(account, "a", LIMITS, (2, 0, 1))
@@ -354,7 +352,7 @@ def test_it_runs_on_uvloop(server: Server, account: str) -> None:
         assert runner.run(run()) == [50, 50, 50]
 
 
-# --- its cost -------------------------------------------------------------------------------------------------------------
+# --- its cost -------------------------------------------------------------------------------------------------------
 
 
 async def test_a_full_account_takes_little_memory_and_every_key_of_it_ends(
@@ -375,8 +373,8 @@ async def commands_of(server: Server, limiter: RedisLimiter, account: str, need:
         client.config_resetstat()
         answer = await limiter.admit(account, f"c{need}", BIG, (need, need, 1, 1))
         stats = client.info("commandstats")
-        given = sum(stat["calls"] for name, stat in stats.items() if name not in ("cmdstat_fcall", "cmdstat_config|resetstat"))
-        return answer.admitted, given
+        outer = ("cmdstat_fcall", "cmdstat_config|resetstat")
+        return answer.admitted, sum(stat["calls"] for name, stat in stats.items() if name not in outer)
 
 
 async def test_neither_admission_nor_refusal_costs_more_for_a_long_history(
