@@ -230,7 +230,8 @@ def show(phases: list[Phase], checks: list[Check], options: argparse.Namespace) 
 
 def engine_version() -> str:
     """The version of the installed engine."""
-    return next((ROOT / "venv").glob("lib/python*/site-packages/vllm-*.dist-info")).name.split("-")[1]
+    folder = next((ROOT / "venv").glob("lib/python*/site-packages/vllm-*.dist-info"))
+    return folder.name.removeprefix("vllm-").removesuffix(".dist-info")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -55,7 +55,8 @@ fi
 if [ ! -e "$model/.ready" ] || [ "$here/make_model.py" -nt "$model/.ready" ]; then
     echo "making the model in $model"
     rm -rf "$model"
-    HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 nice -n 10 "$python" "$here/make_model.py" "$model"
+    export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1
+    nice -n 10 "$python" "$here/make_model.py" "$model"
     touch "$model/.ready"
 fi
 echo "ready: $("$python" -c 'from importlib.metadata import version as v; print("vLLM", v("vllm"), "torch", v("torch"))')"
