@@ -13,7 +13,7 @@ from proxy.core.limits import Admission, Limit, LimitKind, LimitState, Stamp
 from proxy.core.windows import AMOUNT_MAX, Bucket
 
 LIBRARY = "tollgate_v1"
-VERBS = ("admit", "settle", "extend", "release", "peek", "seed")
+VERBS = ("admit", "settle", "extend", "release", "peek")
 CACHE_MAX = 65_536
 """How many accounts' keys, and how many plans, are remembered; beyond it the memory begins again."""
 
@@ -100,6 +100,7 @@ class Commands:
     def __init__(self, hold_ttl_ms: int, now_ms: Callable[[], int] | None) -> None:
         self._ttl = bulk(str(hold_ttl_ms))
         self._now_ms = now_ms
+        self._generation = ""
         self._keys: dict[str, str] = {}
         self._plans_seen: dict[int, Plan] = {}
         self._plans: dict[tuple[Limit, ...], Plan] = {}
@@ -119,6 +120,11 @@ class Commands:
             if key is limits:  # the plan keeps it alive, so its identity stays its own
                 self._plans_seen[id(key)] = plan
         return plan
+
+    def use_generation(self, generation: int | None) -> None:
+        """Name the keys of this generation of states from now on; None: states have no generations."""
+        self._generation = "" if generation is None else f"{generation}:"
+        self._keys.clear()
 
     def admit(self, account_id: str, call_id: str, plan: Plan, needs: Sequence[int]) -> bytes:
         """Pack ``admit``."""
@@ -141,7 +147,13 @@ class Commands:
         return self._verb("peek", account_id, "", plan, "", ())
 
     def seed(
-        self, account_id: str, plan: Plan, epoch: int, values: Sequence[int | Sequence[Bucket]], call_ids: Sequence[str]
+        self,
+        account_id: str,
+        plan: Plan,
+        epoch: int,
+        kept_ms: int,
+        values: Sequence[int | Sequence[Bucket]],
+        call_ids: Sequence[str],
     ) -> bytes:
         """Pack ``seed``: a budget's value is what is spent, a window's its buckets."""
         now = "" if self._now_ms is None else str(self._now_ms())
@@ -149,8 +161,8 @@ class Commands:
             str(value) if isinstance(value, int) else b"".join(_BUCKET.pack(*bucket) for bucket in value)
             for value in values
         ]
-        keys = _key_names(account_id)
-        return pack("FCALL", f"{LIBRARY}_seed", "4", *keys, now, str(epoch), plan.text, *packed, *call_ids)
+        fixed = (now, str(epoch), plan.text, str(kept_ms))
+        return pack("FCALL", f"{LIBRARY}_seed", "4", *self._key_names(account_id), *fixed, *packed, *call_ids)
 
     def _verb(
         self, verb: str, account_id: str, call_id: str, plan: Plan, fourth: str, amounts: Sequence[int]
@@ -166,12 +178,11 @@ class Commands:
     def _keys_of(self, account_id: str) -> str:
         if len(self._keys) >= CACHE_MAX:
             self._keys.clear()
-        keys = self._keys[account_id] = "".join(map(bulk, _key_names(account_id)))
+        keys = self._keys[account_id] = "".join(map(bulk, self._key_names(account_id)))
         return keys
 
-
-def _key_names(account_id: str) -> tuple[str, str, str, str]:
-    if not _ACCOUNT.fullmatch(account_id):
-        raise ValueError("an account id is printable ASCII without braces")
-    stem = f"tollgate:{{{account_id}}}"
-    return (f"{stem}:state", f"{stem}:expiries", f"{stem}:gone:0", f"{stem}:gone:1")
+    def _key_names(self, account_id: str) -> tuple[str, str, str, str]:
+        if not _ACCOUNT.fullmatch(account_id):
+            raise ValueError("an account id is printable ASCII without braces")
+        stem = f"tollgate:{self._generation}{{{account_id}}}"
+        return (f"{stem}:state", f"{stem}:expiries", f"{stem}:gone:0", f"{stem}:gone:1")

@@ -4,7 +4,7 @@ The limiter in Redis (7.0 or newer) and Valkey: one library, one function a verb
 proxy/core/limits.py, kept as proxy/core/account_state.py keeps them, answer for answer. What does not: the ledger.
 A change of what is stored, or of what a function takes or answers, is a new library name: v1 and v2 live side by side.
 
-KEYS, the same four for every function, in one slot by their {account} tag:
+KEYS, the same four for every function but attach, in one slot by their {account} tag:
   1  state    hash: all that is known of the account. Lost whole or not at all: absence means unknown, never zero.
                 clock                 see CLOCK below
                 w:<name>:<window ms>  a window's header, see WINDOW
@@ -27,11 +27,12 @@ for what is aged out or expires at that moment, each once, and for a correction 
 
 local AMOUNT_MAX = 9007199254740991 -- also "never"
 local DAY_MS = 86400000
-local KEPT_MS = 40 * DAY_MS -- an account unheard of, and an ended budget
+local BUDGET_KEPT_MS = 40 * DAY_MS -- after its end
 local TOUCH_MS = 3600000 -- how often the life of the state is renewed
 local GONE_CALLS_MAX = 4096
 local PLANS_MAX = 4096
-local CLOCK = '<ddddddd' -- latest time seen, no hold expires before, holds, epoch, gone generation, its start, touched
+local CLOCK = '<dddddddd' -- latest time seen, no hold expires before, holds, epoch, gone generation, its start,
+-- when the state's life was renewed, and for how long
 local WINDOW = '<dddddddddd' -- window, bucket, total, aged, held, first, newest, oldest, head, tail: see window_read
 local BUDGET = '<ddd' -- spent, held, end
 local RECORD = '<I6I7' -- newest stamp, running total
@@ -463,11 +464,11 @@ end
 --- The account: read by one command, written by one or two -----------------------------------------------------------
 
 local function account_read(keys, call_id, clock)
-  local seen, next_expiry, holds, epoch, gone_current, gone_started, touched = unpack_bytes(CLOCK, clock)
+  local seen, next_expiry, holds, epoch, gone_current, gone_started, touched, kept = unpack_bytes(CLOCK, clock)
   return {
     keys = keys, call_id = call_id, clock_bytes = clock, hold_bytes = false, ordered = false, logs = {}, writes = {},
     drops = {}, now = seen, next_expiry = next_expiry, holds = holds, epoch = epoch, gone_current = gone_current,
-    gone_started = gone_started, touched = touched,
+    gone_started = gone_started, touched = touched, kept = kept,
   }
 end
 
@@ -514,7 +515,7 @@ local function account_save(account)
     account.touched = account.now
   end
   local clock = pack(CLOCK, account.now, account.next_expiry, account.holds, account.epoch, account.gone_current,
-    account.gone_started, account.touched)
+    account.gone_started, account.touched, account.kept)
   if clock ~= account.clock_bytes then
     values[1], values[2], n = 'clock', clock, 2
   end
@@ -530,8 +531,8 @@ local function account_save(account)
     call('HSET', key, unpack(values, 1, n))
   end
   if is_touch then
-    call('PEXPIRE', key, KEPT_MS)
-    call('PEXPIRE', account.keys[2], KEPT_MS)
+    call('PEXPIRE', key, account.kept)
+    call('PEXPIRE', account.keys[2], account.kept)
   end
 end
 
@@ -739,7 +740,7 @@ local function admit(keys, args)
   account.holds = account.holds + 1
   account_save(account)
   if account.holds == 1 then
-    call('PEXPIRE', keys[2], KEPT_MS)
+    call('PEXPIRE', keys[2], account.kept)
   end
   return given
 end
@@ -872,11 +873,11 @@ local function peek(keys, args)
   return answer(account, plan, 1, 0, 0)
 end
 
-local function account_new(keys, now, epoch)
+local function account_new(keys, now, epoch, kept)
   call('DEL', unpack(keys)) -- what may be left of a state that was lost
   return {
     keys = keys, call_id = '', logs = {}, writes = {}, drops = {}, now = now, next_expiry = AMOUNT_MAX, holds = 0,
-    epoch = epoch, gone_current = 0, gone_started = now, touched = 0,
+    epoch = epoch, gone_current = 0, gone_started = now, touched = 0, kept = kept,
   }
 end
 
@@ -884,7 +885,7 @@ local function budgets_prune(account)
   for _, field in ipairs(call('HKEYS', account.keys[1])) do
     if string.sub(field, 1, 2) == 'b:' then
       local log = log_of(account, field)
-      if log.ends > 0 and log.held == 0 and account.now > log.ends + KEPT_MS then
+      if log.ends > 0 and log.held == 0 and account.now > log.ends + BUDGET_KEPT_MS then
         account.logs[field] = nil
         call('HDEL', account.keys[1], field)
       end
@@ -893,7 +894,8 @@ local function budgets_prune(account)
 end
 
 -- Begin the account and the limits of the plan that are not known; what is known stays as it is.
--- ARGV 2: epoch, for an account that is new. 4...: one per limit of the plan, a budget's spent amount, or a window's
+-- ARGV 2: epoch, for an account that is new. 4: how long the state is kept when nothing is heard of the account, in ms.
+-- 5...: one per limit of the plan, a budget's spent amount, or a window's
 --   buckets: 8 bytes each first stamp, newest stamp, amount. Then the ids of calls that these amounts have counted.
 -- Answers 1 when the account is new, else 0.
 local function seed(keys, args)
@@ -904,15 +906,15 @@ local function seed(keys, args)
     account.now = math.max(account.now, now)
     expire_due(account)
   else
-    account = account_new(keys, now, tonumber(args[2]))
-    for index = 4 + plan.n, #args do
+    account = account_new(keys, now, tonumber(args[2]), tonumber(args[4]))
+    for index = 5 + plan.n, #args do
       gone_write(account, args[index], pack('<d', now))
     end
   end
   budgets_prune(account)
   for index, line in ipairs(plan.lines) do
     if not log_of(account, line.field) then
-      local value, log = args[3 + index], nil
+      local value, log = args[4 + index], nil
       if line.window then
         log = window_new(account, line)
         for at = 1, #value, 24 do
@@ -931,6 +933,18 @@ local function seed(keys, args)
   return bytes and 0 or 1
 end
 
+-- Say which generation of states is the one to use. A Redis that has been started again, or taken the place of another,
+-- may know less than was known: its states are left alone, and new ones are seeded under the next generation's names.
+-- KEYS 1: hash: run, generation. ARGV 1: the run id of this Redis.
+-- Answers the generation.
+local function attach(keys, args)
+  if call('HGET', keys[1], 'run') ~= args[1] then
+    call('HSET', keys[1], 'run', args[1])
+    call('HINCRBY', keys[1], 'generation', 1)
+  end
+  return tonumber(call('HGET', keys[1], 'generation'))
+end
+
 local function register(name, verb, flags)
   local function callback(keys, args)
     pack, unpack_bytes, floor, call = struct.pack, struct.unpack, math.floor, redis.call
@@ -942,6 +956,7 @@ end
 register('admit', admit, {})
 register('peek', peek, {})
 register('seed', seed, {})
+register('attach', attach, {})
 -- These give room back: they run when Redis is out of memory, too.
 register('settle', settle, { 'allow-oom' })
 register('release', release, { 'allow-oom' })

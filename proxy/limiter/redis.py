@@ -11,6 +11,7 @@ are repeated by call id until they are done: the functions change nothing the se
 import asyncio
 import logging
 import random
+import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -29,11 +30,22 @@ from proxy.limiter.wire import Answer, Link, Target, UnansweredError, open_link,
 EPOCHS_MAX = 200_000
 """How many calls in flight are remembered; a forgotten one looks like a replay once Redis has lost its data."""
 
+KEPT_MS = 3 * 86_400_000
+"""How long Redis keeps what it knows of a silent account: longer than any window, and the ledger knows the rest."""
+
+KEPT_ALONE_MS = 40 * 86_400_000
+"""The same without a ledger: then what Redis forgets is lost, and it is kept for longer than a month."""
+
 BACKOFF_MIN_S = 0.05
 BACKOFF_MAX_S = 2.0
 SEED_ROUNDS_MAX = 4
 PING_LIMITS = (Limit("ping", LimitKind.WINDOW, 1, window_s=1, bucket_s=1),)
 RECORDED = -1  # in place of an epoch: a call that was admitted elsewhere
+
+_RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
+
+Command = Callable[[], bytes]
+"""Packs a command once there is a connection: what keys are called depends on what Redis is found there."""
 
 _log = logging.getLogger(__name__)
 
@@ -93,9 +105,10 @@ class RedisLimiter:
         """See ``proxy.limiter.Limiter``."""
         check_amounts(needs)
         plan = self._commands.plan(limits)
-        command = self._commands.admit(account_id, call_id, plan, needs)
         try:
-            answer = await self._known(account_id, plan, command)
+            answer = await self._known(
+                account_id, plan, lambda: self._commands.admit(account_id, call_id, plan, needs)
+            )
         except (UnansweredError, asyncio.CancelledError):
             # it may have been taken all the same, and nobody will settle it
             self._debts.owe(Debt(account_id, call_id, plan.limits, None))
@@ -115,7 +128,9 @@ class RedisLimiter:
         plan = self._commands.plan(limits)
         epoch = self._epochs.pop((account_id, call_id), 0)
         try:
-            await self._known(account_id, plan, self._commands.settle(account_id, call_id, plan, epoch, amounts))
+            await self._known(
+                account_id, plan, lambda: self._commands.settle(account_id, call_id, plan, epoch, amounts)
+            )
         except LimiterUnavailableError:
             self._debts.owe(Debt(account_id, call_id, plan.limits, tuple(amounts), epoch))
         except asyncio.CancelledError:
@@ -128,8 +143,9 @@ class RedisLimiter:
         """See ``proxy.limiter.RecordingLimiter``. Raises when Redis is away: it is the caller who owes."""
         check_amounts(amounts)
         plan = self._commands.plan(limits)
-        command = self._commands.settle(account_id, call_id, plan, RECORDED, amounts)
-        await self._known(account_id, plan, command)
+        await self._known(
+            account_id, plan, lambda: self._commands.settle(account_id, call_id, plan, RECORDED, amounts)
+        )
 
     async def extend(
         self, account_id: str, call_id: str, limits: Sequence[Limit], known: Sequence[int]
@@ -137,7 +153,7 @@ class RedisLimiter:
         """See ``proxy.limiter.Limiter``."""
         check_amounts(known)
         plan = self._commands.plan(limits)
-        answer: int = await self._ask(self._commands.extend(account_id, call_id, plan, known))
+        answer: int = await self._ask(lambda: self._commands.extend(account_id, call_id, plan, known))
         return answer == 1
 
     async def release(self, account_id: str, call_id: str, limits: Sequence[Limit]) -> None:
@@ -145,7 +161,7 @@ class RedisLimiter:
         plan = self._commands.plan(limits)
         self._epochs.pop((account_id, call_id), None)
         try:
-            await self._ask(self._commands.release(account_id, call_id, plan))
+            await self._ask(lambda: self._commands.release(account_id, call_id, plan))
         except LimiterUnavailableError:
             self._debts.owe(Debt(account_id, call_id, plan.limits, None))
         except asyncio.CancelledError:
@@ -155,12 +171,12 @@ class RedisLimiter:
     async def peek(self, account_id: str, limits: Sequence[Limit]) -> Admission:
         """See ``proxy.limiter.Limiter``."""
         plan = self._commands.plan(limits)
-        admission, _ = plan.read(await self._known(account_id, plan, self._commands.peek(account_id, plan)))
-        return admission
+        answer = await self._known(account_id, plan, lambda: self._commands.peek(account_id, plan))
+        return plan.read(answer)[0]
 
     async def ping(self) -> None:
         """See ``proxy.limiter.RecordingLimiter``. It calls a function that may write: a Redis that cannot refuses."""
-        await self._ask(self._commands.peek("tollgate.ping", self._commands.plan(PING_LIMITS)))
+        await self._ask(lambda: self._commands.peek("tollgate.ping", self._commands.plan(PING_LIMITS)))
 
     async def close(self) -> None:
         """Pay what is owed if Redis is there to take it, and disconnect."""
@@ -177,7 +193,7 @@ class RedisLimiter:
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
-    async def _known(self, account_id: str, plan: Plan, command: bytes) -> Answer:
+    async def _known(self, account_id: str, plan: Plan, command: Command) -> Answer:
         """Ask; when Redis does not know the account, seed it and ask again."""
         answer = await self._ask(command)
         rounds = 0
@@ -189,20 +205,20 @@ class RedisLimiter:
             answer = await self._ask(command)
         return answer
 
-    async def _ask(self, command: bytes) -> Answer:
+    async def _ask(self, command: Command) -> Answer:
         link = self._link
         if link is None:
             link = await self._connected()
-        answer = await link.send(command)
+        answer = await link.send(command())
         if type(answer) is hiredis.ReplyError:
             return await self._asked_in_vain(link, command, str(answer))
         return answer
 
-    async def _asked_in_vain(self, link: Link, command: bytes, error: str) -> Answer:
+    async def _asked_in_vain(self, link: Link, command: Command, error: str) -> Answer:
         """Load the library and ask again if that was it; everything else means that the store is away."""
         if error.startswith("ERR Function not found"):
             await _load_library(link)
-            answer = await link.send(command)
+            answer = await link.send(command())
             if not isinstance(answer, hiredis.ReplyError):
                 return answer
             error = str(answer)
@@ -213,7 +229,7 @@ class RedisLimiter:
     async def _seed(self, account_id: str, plan: Plan) -> None:
         seed = await self._seeding.load(account_id, plan.limits)
         if self._now_ms is None:
-            seconds, micros = await self._ask(pack("TIME"))
+            seconds, micros = await self._ask(lambda: pack("TIME"))
             now_ms = int(seconds) * 1000 + int(micros) // 1000
         else:
             now_ms = self._now_ms()
@@ -223,15 +239,20 @@ class RedisLimiter:
             for limit in plan.limits
         ]
         epoch = secrets.randbits(52) + 1
-        await self._ask(self._commands.seed(account_id, plan, epoch, values, seed.calls))
+        kept_ms = KEPT_MS if self._seeding.has_ledger else KEPT_ALONE_MS
+        await self._ask(lambda: self._commands.seed(account_id, plan, epoch, kept_ms, values, seed.calls))
 
     async def _pay(self, debt: Debt) -> None:
         plan = self._commands.plan(debt.limits)
         if debt.amounts is None:
-            await self._ask(self._commands.release(debt.account_id, debt.call_id, plan))
+            await self._ask(lambda: self._commands.release(debt.account_id, debt.call_id, plan))
             return
-        command = self._commands.settle(debt.account_id, debt.call_id, plan, debt.epoch, debt.amounts)
-        await self._known(debt.account_id, plan, command)
+        amounts = debt.amounts
+        await self._known(
+            debt.account_id,
+            plan,
+            lambda: self._commands.settle(debt.account_id, debt.call_id, plan, debt.epoch, amounts),
+        )
 
     # --- connecting --------------------------------------------------------------------------------------------------
 
@@ -274,6 +295,8 @@ class RedisLimiter:
             async with asyncio.timeout(self._timeout_s):
                 link = await open_link(self._target, self._timeout_s, self._on_lost)
                 await _ensure_library(link)
+                if self._seeding.has_ledger:
+                    self._commands.use_generation(await _generation(link))
                 return link
         except TimeoutError as exc:
             raise LimiterUnavailableError(f"Redis at {self._target!r} does not answer") from exc
@@ -299,6 +322,19 @@ async def _ensure_library(link: Link) -> None:
         raise LimiterUnavailableError(f"Redis does not take functions: {answer}")
     if not answer:
         await _load_library(link)
+
+
+async def _generation(link: Link) -> int | None:
+    """Return the generation of states to use; None where Redis does not say who it is, or keeps that elsewhere."""
+    info = await link.send(pack("INFO", "server"))
+    run = _RUN_ID.search(info) if isinstance(info, bytes) else None
+    if run is None:
+        return None
+    answer = await link.send(pack("FCALL", f"{LIBRARY}_attach", "1", "tollgate:run", run[1]))
+    if isinstance(answer, hiredis.ReplyError):
+        _log.warning("a Redis that has been started again will not be noticed: %s", answer)
+        return None
+    return int(answer)
 
 
 async def _load_library(link: Link) -> None:

@@ -240,6 +240,36 @@ async def test_a_redis_that_has_lost_its_data_is_seeded_before_the_next_decision
     await limiter.close()
 
 
+async def test_a_redis_that_wakes_up_with_old_data_is_not_believed(tmp_path: Path, clock: Clock, account: str) -> None:
+    ledger: dict[str, int] = {}
+
+    async def load(account_id: str, limits: object) -> Seed:
+        return Seed(windows={"tokens": tuple((START_MS, amount) for amount in ledger.values())}, calls=tuple(ledger))
+
+    server = Server(tmp_path, "--appendonly", "no", "--dbfilename", "old.rdb")
+    limiter = RedisLimiter(server.url, timeout_ms=500, seed_loader=load, now_ms=clock)
+    other = RedisLimiter(server.url, timeout_ms=500, seed_loader=load, now_ms=clock)
+    await limiter.admit(account, "early", LIMITS, (10, 1, 1))
+    with server.client() as client:
+        client.save()
+    for name, amount in (("early", 10), ("late", 30)):
+        await limiter.admit(account, name, LIMITS, (amount, 1, 1))
+        ledger[name] = amount
+        await limiter.settle(account, name, LIMITS, (amount, 1, 1))
+    await limiter.admit(account, "in flight", LIMITS, (20, 1, 1))
+    server.kill()
+    server.start()
+    with server.client() as client:
+        assert client.keys(f"tollgate:1:{{{account}}}:state")  # what was known before "early" was settled
+    await until_back(limiter)
+    assert await used_of(limiter, account) == await used_of(other, account) == [40, 0, 0]
+    await limiter.settle(account, "in flight", LIMITS, (5, 1, 1))
+    assert await used_of(other, account) == [45, 0, 1]
+    await limiter.close()
+    await other.close()
+    server.close()
+
+
 async def test_functions_that_are_lost_are_loaded_again(limiter: RedisLimiter, server: Server, account: str) -> None:
     await limiter.admit(account, "a", LIMITS, (5, 1, 1))
     with server.client() as client:
