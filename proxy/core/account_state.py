@@ -37,9 +37,9 @@ def check_amounts(amounts: Sequence[int]) -> None:
 
 
 def coalesce(limit: Limit, amounts: Sequence[tuple[int, int]], now_ms: int) -> tuple[Bucket, ...]:
-    """Turn (stamp in Unix ms, amount) pairs in rising order of time into the buckets that still count of them."""
+    """Turn (stamp in Unix ms, amount) pairs into the buckets that still count of them."""
     log = WindowLog(limit.window_s * 1000, limit.bucket_s * 1000)
-    for stamp_ms, amount in amounts:
+    for stamp_ms, amount in sorted(amounts):
         if stamp_ms > now_ms - log.window_ms:
             log.add(min(stamp_ms, now_ms), amount)
     return log.buckets

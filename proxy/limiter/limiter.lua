@@ -549,12 +549,12 @@ end
 
 --- When there is room again (rule 8) ---------------------------------------------------------------------------------
 
--- The call in flight that expires as the index-th, as it is kept; read as far as needed.
+-- The call in flight that expires as the index-th, as it is kept; read as far as needed, most often not far.
 local function held_at(account, index)
   local ordered = account.ordered or {}
   account.ordered = ordered
   if index > #ordered and not ordered.is_whole then
-    local count = math.max(16, #ordered)
+    local count = math.max(4, #ordered)
     local ids = call('ZRANGE', account.keys[2], #ordered, #ordered + count - 1)
     ordered.is_whole = #ids < count
     for number, id in ipairs(ids) do

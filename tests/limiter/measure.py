@@ -1,6 +1,6 @@
 """What the limiter costs: ``python -m tests.limiter.measure`` prints a table. Needs redis-server; takes half a minute.
 
-Client CPU is this process's, without that of a bare await; server CPU is that of Redis, network and all.
+Client CPU is this process's, kernel and all, without that of a bare await.
 """
 
 import asyncio
@@ -60,13 +60,14 @@ async def nothing(_: int) -> None:
 _cpu_s = [0.0]
 
 
-def server_us(store: "redis.Redis[bytes]") -> float:
-    """Redis's CPU a function call since the last question, network and all; what else the machine does is not in it."""
+def server_us(store: "redis.Redis[bytes]") -> str:
+    """What a function call has cost Redis since the last question: CPU, network and all; and time in the function."""
     info = store.info("cpu")
     _cpu_s.append(info["used_cpu_user_main_thread"] + info["used_cpu_sys_main_thread"])
-    calls = store.info("commandstats").get("cmdstat_fcall", {"calls": 1})["calls"]
+    stats = store.info("commandstats").get("cmdstat_fcall", {"calls": 1, "usec_per_call": 0.0})
     store.config_resetstat()
-    return float((_cpu_s[-1] - _cpu_s[-2]) / calls * 1e6)
+    cpu_us = (_cpu_s[-1] - _cpu_s[-2]) / stats["calls"] * 1e6
+    return f"{cpu_us:5.1f} us CPU, {stats['usec_per_call']:5.1f} us in the function"
 
 
 async def measure_verbs(limiter: RecordingLimiter, store: "redis.Redis[bytes] | None", account: str) -> None:
@@ -78,8 +79,8 @@ async def measure_verbs(limiter: RecordingLimiter, store: "redis.Redis[bytes] | 
     base_us, _ = await timed(nothing)
     for name, verb in verbs.items():
         cpu_us, wall_us = await timed(verb)
-        server = f"{server_us(store):6.1f}" if store else "     -"
-        print(f"  {name:28} client {cpu_us - base_us:5.1f} us   server {server} us   wall {wall_us:5.1f} us")
+        server = f"server {server_us(store)}" if store else ""
+        print(f"  {name:28} client {cpu_us - base_us:5.1f} us   wall {wall_us:5.1f} us   {server}")
 
 
 async def measure_one_by_one(
@@ -89,11 +90,11 @@ async def measure_one_by_one(
     for number in range(2000):
         clock.now_ms += 3
         await limiter.admit(account, f"one{number}", BIG, NEEDS)
-    print(f"  {'admit, calls in flight rise':28} server {server_us(store):6.1f} us")
+    print(f"  {'admit, calls in flight rise':28} server {server_us(store)}")
     for number in range(2000):
         clock.now_ms += 3
         await limiter.settle(account, f"one{number}", BIG, NEEDS)
-    print(f"  {'settle':28} server {server_us(store):6.1f} us")
+    print(f"  {'settle':28} server {server_us(store)}")
     used = [state.used for state in (await limiter.peek(account, BIG)).states]
     for in_flight in (0, 20, 200):
         for number in range(in_flight):
@@ -111,7 +112,7 @@ async def measure_one_by_one(
             for number in range(500):
                 refused += not (await limiter.admit(account, f"refused{number}", tight, need)).admitted
             assert refused == 500
-            print(f"  refused by {limit.name:18} {in_flight:3} in flight  server {server_us(store):6.1f} us")
+            print(f"  refused by {limit.name:18} {in_flight:3} in flight  server {server_us(store)}")
         for number in range(in_flight):
             await limiter.release(account, f"flight{number}", BIG)
 
