@@ -38,6 +38,10 @@ from proxy.upstream.relay import ClientPort, Relay
 BACKLOG: Final = 4096
 """aiohttp's default of 128 drops bursts of new connections, which then wait a second for retransmission."""
 
+DRAIN_POLL_S: Final = 0.02
+CUT_S: Final = 1.0
+"""For the calls that are cut at the end to notice it."""
+
 CLIENT_REQUEST_ID_CHARS_MAX: Final = 128
 _BEARER: Final = "bearer "
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -103,6 +107,11 @@ class _Connection(RequestHandler):
         super().connection_made(transport)
         if isinstance(transport, asyncio.WriteTransport):
             transport.set_write_buffer_limits(high=self._write_buffer_bytes)
+
+    def close_if_idle(self) -> None:
+        """Close unless a request is here or on its way in (aiohttp's own way would also stop reading its body)."""
+        if self._waiter is not None and not self._waiter.done() and self.transport is not None:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """The client does not keep up."""
@@ -274,6 +283,7 @@ class PublicListener:
         self._server: _Server | None = None
         self._listener: asyncio.Server | None = None
         self._keep_alive = _AlreadySent(keep_alive=True)
+        self._closing = False
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None, *, reuse_port: bool = False) -> int:
         """Listen; return the port. With ``reuse_port`` several processes may share it (SO_REUSEPORT)."""
@@ -316,8 +326,9 @@ class PublicListener:
             port = _Port(connection, chunked=chunked)
             answer = await self._gateway.serve(_Incoming(request, endpoint, port, started_s, self._settings()))
         if answer is None:
-            return self._keep_alive if keep_alive and chunked and not connection.was_cut else _CLOSE
-        if not request.content.is_eof():
+            keep_alive = keep_alive and chunked and not connection.was_cut and not self._closing
+            return self._keep_alive if keep_alive else _CLOSE
+        if self._closing or not request.content.is_eof():
             keep_alive = False  # what is still to come of the body is not the next request
         if connection.transport is not None:
             connection.transport.write(_whole(answer, keep_alive=keep_alive))
@@ -333,17 +344,24 @@ class PublicListener:
         return endpoint
 
     def stop_accepting(self) -> None:
-        """Close the listening socket; connections that are open go on."""
+        """Close the listening socket; open connections are closed once the call on them has been answered."""
+        self._closing = True
         if self._listener is not None:
             self._listener.close()
-        if self._server is not None:
-            self._server.pre_shutdown()
 
     async def close(self, timeout_s: float) -> None:
-        """Wait for calls in flight, then cut what is left."""
+        """Wait until calls in flight have been answered, to the last byte; then cut what is left."""
         self.stop_accepting()
-        if self._server is not None:
-            await self._server.shutdown(timeout_s)
+        if self._server is None:
+            return
+        deadline_s = self._clock() + timeout_s
+        while self._server.connections and self._clock() < deadline_s:
+            for connection in self._server.connections:
+                assert isinstance(connection, _Connection)
+                connection.close_if_idle()
+            await asyncio.sleep(DRAIN_POLL_S)
+        await self._server.shutdown(CUT_S)
+
 
 
 _CLOSE = _AlreadySent(keep_alive=False)
