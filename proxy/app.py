@@ -112,6 +112,7 @@ class App:
             self.tasks,
             clock,
             stream_head,
+            self._is_degraded,
         )
         self.public = PublicListener(self.gateway, lambda: self._holder.current.proxy, clock)
         self._watch_state()

@@ -93,6 +93,7 @@ class Gateway:
         tasks: where calls go on whose client has left.
         clock: monotonic seconds.
         stream_head: makes the head of a streamed answer: (port, upstream's headers that pass, our lines) -> bytes.
+        is_degraded: whether limits are kept without the store that replicas share; answers then say so.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Gateway:
         tasks: Tasks,
         clock: Callable[[], float],
         stream_head: Callable[[ClientPort, bytes], bytes],
+        is_degraded: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings = settings
         self._directory = directory
@@ -116,6 +118,7 @@ class Gateway:
         self._tasks = tasks
         self._clock = clock
         self._stream_head = stream_head
+        self._is_degraded = is_degraded
         self._months = Months()
         self.draining = False
 
@@ -351,6 +354,8 @@ class Gateway:
             lines += report.allowance.headers.lines(report.admission)
             if not report.admission.admitted:
                 lines += refusal_lines(report.admission)
+        if self._is_degraded():
+            lines += b"X-RateLimit-Degraded: true\r\n"
         return lines
 
 
