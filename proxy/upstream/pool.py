@@ -116,6 +116,8 @@ class UpstreamPool:
             self._down_until = self._clock() + self._backoff_s
             raise UpstreamError(FailureKind.UNREACHABLE, type(exc).__name__) from exc
         self._backoff_s = self._down_until = 0.0
+        if not connection.is_open:  # closed again before we could say anything
+            raise UpstreamError(FailureKind.CLOSED, "at once")
         self._open.add(connection)
         return connection
 

@@ -24,6 +24,7 @@ from proxy.core.entries import Outcome
 from proxy.core.quotas import limits_of
 from proxy.settlement import wall_ms
 from proxy.simulator import Options, SimulatedCluster
+from proxy.upstream.connection import UpstreamConnection
 from tests.support.services import free_port
 from tests.support.stack import MODEL, ROUTE, Stack, chat, running, write_config
 
@@ -363,3 +364,19 @@ async def ten_thousand_failures(folder: Path) -> None:
 def test_nothing_is_left_of_ten_thousand_failures(tmp_path):
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(ten_thousand_failures(tmp_path))
+
+
+async def test_an_upstream_that_hangs_up_before_it_is_asked_leaves_nothing(stack, monkeypatch):
+    made = UpstreamConnection.connection_made
+
+    def made_and_lost(connection: UpstreamConnection, transport: asyncio.Transport) -> None:
+        made(connection, transport)
+        connection.connection_lost(None)
+        transport.abort()
+
+    monkeypatch.setattr(UpstreamConnection, "connection_made", made_and_lost)
+    status, body, _ = await stack.ask(chat(max_tokens=5))
+    assert (status, body["error"]["type"]) == (503, "service_unavailable_error")
+    await stack.settled()
+    (pool,) = stack.app.pools.all()
+    assert (pool.in_flight, pool.connections) == (0, 0)
