@@ -42,11 +42,23 @@ class Customers:
     async def until_it_dies(self, tollgate: Tollgate, kill_after_s: float) -> None:
         """Call without end; kill the proxy at some moment; return when every client has noticed."""
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=self._auth) as session:
+            await self._until_known(session)
             clients = [asyncio.create_task(self._short_calls(session)) for _ in range(CUSTOMERS)]
             clients += [asyncio.create_task(self._long_stream(session)) for _ in range(LONG_STREAMS)]
             await asyncio.sleep(kill_after_s)
             await asyncio.to_thread(tollgate.kill)
             await asyncio.gather(*clients)
+
+    async def _until_known(self, session: aiohttp.ClientSession) -> None:
+        """Wait until the proxy has read the new key and what the account has used."""
+        async with asyncio.timeout(20):
+            while True:
+                async with session.post(self._url, json=chat(max_tokens=1)) as answer:
+                    await answer.read()
+                    if answer.status == 200:
+                        self.whole.append(answer.headers["x-request-id"])
+                        return
+                await asyncio.sleep(0.05)
 
     async def _short_calls(self, session: aiohttp.ClientSession) -> None:
         with contextlib.suppress(aiohttp.ClientError):
@@ -54,7 +66,7 @@ class Customers:
                 streamed = self._chance.random() < 0.5
                 body = chat(f"call {self._chance.random()}", max_tokens=self._chance.randint(1, 40), stream=streamed)
                 async with session.post(self._url, json=body) as answer:
-                    assert answer.status == 200
+                    assert answer.status == 200, await answer.text()
                     raw = await answer.read()  # raises when the last chunk or byte is missing
                     assert raw.endswith(b"data: [DONE]\n\n") if streamed else json.loads(raw)["usage"]
                     self.whole.append(answer.headers["x-request-id"])
@@ -65,6 +77,7 @@ class Customers:
         call_id, seen = "", b""
         with contextlib.suppress(aiohttp.ClientError):
             async with session.post(self._url, json=body) as answer:
+                assert answer.status == 200, await answer.text()
                 call_id = answer.headers["x-request-id"]
                 async for piece in answer.content.iter_any():
                     seen += piece
@@ -126,7 +139,6 @@ async def crashes(tollgate: Tollgate, database_url: str, cluster: str, rounds: i
     key = await asyncio.to_thread(tollgate.create_account, "acme", "monthly")
     for _ in range(rounds):
         await asyncio.to_thread(lambda: eventually(lambda: tollgate.readiness()[0] == 200))
-        await asyncio.sleep(0.5)  # the directory reads new keys every 0.4 s
         customers = Customers(tollgate, key, chance)
         await customers.until_it_dies(tollgate, CHECKPOINTED_S + chance.random())
         assert len(customers.whole) > CUSTOMERS, "no load: nothing is shown"
@@ -176,7 +188,6 @@ async def test_what_was_committed_but_never_shipped_is_shipped_after_the_crash(t
     tollgate = Tollgate(tmp_path / "one", cluster, config=config)
     with serving(tollgate):
         key = await asyncio.to_thread(tollgate.create_account, "acme", "monthly")
-        await asyncio.sleep(0.5)
         customers = Customers(tollgate, key, random.Random(13))
         ledger = tollgate.state / "ledger.db"
         with contextlib.closing(sqlite3.connect(ledger, isolation_level=None)) as blocker:
