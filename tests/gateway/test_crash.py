@@ -9,7 +9,6 @@ import json
 import random
 import re
 import sqlite3
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -183,8 +182,8 @@ async def test_kill_9_with_redis_and_postgresql(tmp_path, cluster, config, redis
         await crashes(tollgate, postgres_database, cluster, rounds=1, seed=12)
 
 
-async def test_what_was_committed_but_never_shipped_is_shipped_after_the_crash(tmp_path, cluster, config):
-    """Killed while the ledger is locked by somebody else: everything is still in the outbox, and comes home."""
+async def test_what_was_committed_but_never_shipped_comes_home_once_however_often_it_is_sent(tmp_path, cluster, config):
+    """Killed while somebody else has the ledger locked: all is in the outbox. It is shipped, and shipped again."""
     tollgate = Tollgate(tmp_path / "one", cluster, config=config)
     with serving(tollgate):
         key = await asyncio.to_thread(tollgate.create_account, "acme", "monthly")
@@ -196,9 +195,15 @@ async def test_what_was_committed_but_never_shipped_is_shipped_after_the_crash(t
             (before,) = blocker.execute("SELECT count(*) FROM entries").fetchone()
             blocker.execute("ROLLBACK")
         assert before < len(customers.whole) / 2
-        began = time.monotonic()
-        await asyncio.to_thread(tollgate.start)
-        assert time.monotonic() - began < 15
-        await asyncio.to_thread(lambda: eventually(lambda: tollgate.metrics().total("tollgate_outbox_entries") == 0))
-        await check_every_whole_answer_is_there_once(f"sqlite:///{ledger}", customers.whole)
-        await check_the_rollups(f"sqlite:///{ledger}")
+        kept = {path: path.read_bytes() for path in tollgate.state.glob("outbox-0.db*")}
+
+        for _ in range(2):
+            await asyncio.to_thread(tollgate.start)
+            await asyncio.to_thread(
+                lambda: eventually(lambda: tollgate.metrics().total("tollgate_outbox_entries") == 0)
+            )
+            await check_every_whole_answer_is_there_once(f"sqlite:///{ledger}", customers.whole)
+            await check_the_rollups(f"sqlite:///{ledger}")
+            await asyncio.to_thread(tollgate.kill)
+            for path, data in kept.items():  # as if it had died between the ledger's commit and its own
+                path.write_bytes(data)
