@@ -41,6 +41,7 @@ SCRAPS = st.sampled_from(
 STREAMS = st.lists(st.one_of(CHUNKS, SCRAPS, st.builds(totals, USAGES), st.binary(max_size=9)), max_size=14).map(
     b"".join
 )
+LONGER = st.builds(lambda stream, times, after: stream * times + after, STREAMS, st.integers(1, 4), STREAMS)
 CUTS = st.lists(st.integers(0, 4000), max_size=12)
 ENGINES = st.sampled_from([Engine.VLLM, Engine.LLAMA_CPP])
 MODES = st.tuples(st.booleans(), st.booleans(), st.sampled_from([1, 2]))
@@ -56,7 +57,7 @@ def cut(stream: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @settings(max_examples=600, deadline=None)
-@given(STREAMS, CUTS, ENGINES, MODES)
+@given(LONGER, CUTS, ENGINES, MODES)
 def test_where_a_stream_is_cut_changes_nothing(
     stream: bytes, cuts: list[int], engine: Engine, mode: tuple[bool, bool, int]
 ) -> None:

@@ -229,12 +229,9 @@ class _ChatStreamMeter:
 
     def _note_usage(self, block: bytes) -> None:
         """Remember the last line with usage of a block in which each line with a mark has the common shape."""
-        line = self._tally.last_line
-        if USAGE_MARK not in line:
-            at = block.rfind(USAGE_MARK)
-            line = block[block.rfind(b"\n", 0, at) + 1 : block.find(b"\n", at)] if at >= 0 else b""
-        if line:
-            self._reports.note_line(line)
+        at = block.rfind(USAGE_MARK)
+        if at >= 0:
+            self._reports.note_line(block[block.rfind(b"\n", 0, at) + 1 : block.find(b"\n", at)])
 
     def _walk(self, block: bytes) -> bytes:
         """Look into every line that holds a mark (with several choices: into every line)."""
@@ -256,7 +253,7 @@ class _ChatStreamMeter:
             out += [block[passed:first], kept or b""]
             passed = last
             if kept is None:
-                passed = self._after_removed(block, first, last + 1)
+                passed = noted = self._after_removed(block, first, last + 1)
         self._tally.note_lines(block[noted:])
         out.append(block[passed:])
         return b"".join(out)
