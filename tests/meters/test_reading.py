@@ -61,6 +61,15 @@ def test_transformers_ends_with_usage_beside_the_finish_reason_and_nothing_after
     assert amounts(driven.reading.usage) == {"input": 12, "output": 2}
 
 
+def test_transformers_usage_is_left_to_a_client_that_asked_and_cut_for_one_that_did_not() -> None:
+    stream = HELLO[: -len(STOP)] + chunk(finish="stop", usage=usage(12, 2))
+    asked = drive(meter_for(Engine.TRANSFORMERS, forward_usage=True, strip_continuous=True), [stream])
+    assert asked.out == stream
+    unasked = drive(meter_for(Engine.TRANSFORMERS, strip_continuous=True), [stream])
+    assert unasked.out == HELLO
+    assert asked.reading == unasked.reading
+
+
 def test_llama_cpp_python_never_sends_usage_and_is_counted() -> None:
     spaced = HELLO.replace(b'":', b'": ')
     driven = drive(meter_for(Engine.LLAMA_CPP_PYTHON, prompt_bytes=41), [spaced + DONE])

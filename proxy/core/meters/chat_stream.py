@@ -41,6 +41,8 @@ from proxy.core.meters.strip import CHOICES_END, CONTINUOUS, USAGE_MARK, without
 from proxy.core.meters.tally import Reports, Tally
 from proxy.core.usage import NOTHING, Usage
 
+_HAVE_CONTINUOUS: Final = frozenset({Engine.VLLM, Engine.SGLANG})
+
 HELD_BYTES_MAX: Final = 1 << 16
 """What is held from ``[DONE]`` on; more is dropped, as it must not pass before the call is committed and nobody reads
 it."""
@@ -61,7 +63,9 @@ def stream_meter(
     Args:
         engine: the server software that answers.
         forward_usage: whether the client asked for the usage-only chunk.
-        strip_continuous: whether usage in chunks with choices is there because the gateway asked for it.
+        strip_continuous: whether usage in chunks with choices is there because the gateway asked for it. Of engines that
+            have no such option it is cut only for clients that asked for no usage at all: those that did may find it
+            nowhere else (transformers puts it into the chunk with the finish_reason).
         choices: how many answers were asked for (``n``, times the prompts of a list).
         prompt_bytes: size of the request, for estimates.
     """
@@ -85,7 +89,7 @@ class _ChatStreamMeter:
     ) -> None:
         self._engine = engine
         self._forward_usage = forward_usage
-        self._strip = strip_continuous
+        self._strip = strip_continuous and (engine in _HAVE_CONTINUOUS or not forward_usage)
         self._choices = choices
         self._prompt_bytes = prompt_bytes
         self._lines = Lines()
