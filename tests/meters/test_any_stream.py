@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,6 +67,16 @@ def test_where_a_stream_is_cut_changes_nothing(
     assert drive(a_meter(engine, mode), [stream[at : at + 1] for at in range(len(stream))]) == whole
     if mode[:2] == (True, False):
         assert whole.out == stream
+
+
+@pytest.mark.parametrize("opening", range(0, 130, 10))
+def test_an_estimate_does_not_depend_on_how_chunks_that_are_removed_arrive(opening: int) -> None:
+    unknown = totals('{"prompt_tokens":0,"completion_tokens":0}')
+    lengths = [opening, *range(80)]
+    stream = b"".join(content("x" * length) + unknown for length in lengths)
+    whole = drive(meter_for(), [stream])
+    assert whole.reading.usage.is_estimated
+    assert drive(meter_for(), [stream[at : at + 7] for at in range(0, len(stream), 7)]) == whole
 
 
 @settings(max_examples=300, deadline=None)

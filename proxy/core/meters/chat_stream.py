@@ -63,9 +63,9 @@ def stream_meter(
     Args:
         engine: the server software that answers.
         forward_usage: whether the client asked for the usage-only chunk.
-        strip_continuous: whether usage in chunks with choices is there because the gateway asked for it. Of engines that
-            have no such option it is cut only for clients that asked for no usage at all: those that did may find it
-            nowhere else (transformers puts it into the chunk with the finish_reason).
+        strip_continuous: whether usage in chunks with choices is there because the gateway asked for it. Of engines
+            that have no such option it is cut only for clients that asked for no usage at all: those that did may find
+            it nowhere else (transformers puts it into the chunk with the finish_reason).
         choices: how many answers were asked for (``n``, times the prompts of a list).
         prompt_bytes: size of the request, for estimates.
     """
