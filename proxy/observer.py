@@ -169,4 +169,4 @@ def _line(report: Report, model: str, tier: str, outcome: str, first_byte_s: flo
 
 
 def _ms(seconds: float | None) -> float | None:
-    return round(seconds * 1000, 3) if seconds is not None else None
+    return int(seconds * 1_000_000) / 1000 if seconds is not None else None

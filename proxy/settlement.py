@@ -132,7 +132,9 @@ class Settlement:
         finally:
             self.in_flight.pop(flight.call_id, None)
             used = amounts(flight.limits, usage.output_tokens, charge.total_pico)
-            self._tasks.spawn(self._settle_limits(flight, used), "settle")
+            rest = self._limiter.settle_soon(flight.principal.account.id, flight.call_id, flight.limits, used)
+            if rest is not None:
+                self._tasks.spawn(rest, "settle")
 
     def release(self, flight: Flight) -> None:
         """Give back the hold of a call that used nothing."""
@@ -147,9 +149,6 @@ class Settlement:
             if flight.relay is not None:
                 flight.relay.abort()
             self.release(flight)
-
-    async def _settle_limits(self, flight: Flight, used: tuple[int, ...]) -> None:
-        await self._limiter.settle(flight.principal.account.id, flight.call_id, flight.limits, used)
 
     async def _release_limits(self, flight: Flight) -> None:
         await self._limiter.release(flight.principal.account.id, flight.call_id, flight.limits)

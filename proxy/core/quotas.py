@@ -49,15 +49,8 @@ def limits_of(tier: Tier, month: str, month_ends_ms: int) -> tuple[Limit, ...]:
 def amounts(limits: Sequence[Limit], output_tokens: int, cost_pico: int) -> tuple[int, ...]:
     """Return, beside each limit, what a call has used of it: one request, output tokens, or nano-euros rounded up."""
     nano = nano_from_pico_up(cost_pico)
-    if len(limits) == len(LIMIT_NAMES):
-        return (1, output_tokens, output_tokens, nano)
-    return tuple(
-        [1 if name is REQUESTS else nano if name is BUDGET_MONTH else output_tokens for name in _names(limits)]
-    )
-
-
-def _names(limits: Sequence[Limit]) -> list[str]:
-    return [limit.name for limit in limits]
+    windows = len(limits) - 2  # requests stand first and the budget last (see ``limits_of``)
+    return (1, output_tokens, output_tokens, nano) if windows == 2 else (1, *([output_tokens] * windows), nano)  # noqa: PLR2004
 
 
 def cost_bound_pico(call: PreparedCall, prices: PriceVersion, tariff_class: TariffClass) -> int:

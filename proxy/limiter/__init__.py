@@ -3,7 +3,7 @@
 What belongs here: the contract. The rules that it keeps are written in ``proxy.core.limits``.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Protocol
 
 import msgspec
@@ -42,21 +42,26 @@ class Limiter(Protocol):
     Every verb raises ``LimiterUnavailableError`` when the store is away.
     """
 
-    async def admit(
-        self, account_id: str, call_id: str, limits: Sequence[Limit], needs: Sequence[int]
-    ) -> Admission:
+    async def admit(self, account_id: str, call_id: str, limits: Sequence[Limit], needs: Sequence[int]) -> Admission:
         """Take every limit's need, or none. The hold lives ``hold_ttl_ms`` (a property of the limiter)."""
         ...
 
-    async def settle(
-        self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]
-    ) -> None:
+    async def settle(self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]) -> None:
         """Replace the hold by what was really used. Amounts of admission-stamped limits are ignored (rule 2)."""
         ...
 
-    async def extend(
-        self, account_id: str, call_id: str, limits: Sequence[Limit], known: Sequence[int]
-    ) -> bool:
+    def settle_soon(
+        self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]
+    ) -> Coroutine[None, None, None] | None:
+        """Settle, as ``settle``, without making the caller wait.
+
+        Returns:
+            What is left to be awaited, if it could not be done or sent at once; None: nothing. A task for each call
+            costs as much as settling it.
+        """
+        ...
+
+    async def extend(self, account_id: str, call_id: str, limits: Sequence[Limit], known: Sequence[int]) -> bool:
         """Heartbeat: renew the hold's expiry and note the amounts known so far. False when the hold is gone."""
         ...
 
@@ -76,9 +81,7 @@ class Limiter(Protocol):
 class RecordingLimiter(Limiter, Protocol):
     """A limiter that also takes calls which it has not admitted: those admitted elsewhere while it was away."""
 
-    async def record(
-        self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]
-    ) -> None:
+    async def record(self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]) -> None:
         """Count a call, once however often it is said: all its amounts, those of admission-stamped limits too.
 
         A call that the store does hold is settled instead; one that has expired there is corrected.

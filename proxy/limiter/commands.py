@@ -71,9 +71,7 @@ class Plan:
         if status:
             return Admission(admitted=True, now_ms=now_ms, states=tuple(states)), epoch
         name = self.limits[bound - 1].name
-        return Admission(
-            admitted=False, now_ms=now_ms, states=tuple(states), bound=name, retry_after_ms=wait_ms
-        ), epoch
+        return Admission(admitted=False, now_ms=now_ms, states=tuple(states), bound=name, retry_after_ms=wait_ms), epoch
 
 
 def _limit_text(limit: Limit) -> str:
@@ -164,9 +162,7 @@ class Commands:
         fixed = (now, str(epoch), plan.text, str(kept_ms))
         return pack("FCALL", f"{LIBRARY}_seed", "4", *self._key_names(account_id), *fixed, *packed, *call_ids)
 
-    def _verb(
-        self, verb: str, account_id: str, call_id: str, plan: Plan, fourth: str, amounts: Sequence[int]
-    ) -> bytes:
+    def _verb(self, verb: str, account_id: str, call_id: str, plan: Plan, fourth: str, amounts: Sequence[int]) -> bytes:
         keys = self._keys.get(account_id) or self._keys_of(account_id)
         now = "$0\r\n\r\n" if self._now_ms is None else bulk(str(self._now_ms()))
         numbers = "".join(map(_number, amounts))

@@ -12,7 +12,7 @@ most ``r * s / 100`` of a limit is used beyond what Redis had granted.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 import msgspec
 
@@ -97,9 +97,7 @@ class DegradedLimiter:
 
     # --- the verbs ---------------------------------------------------------------------------------------------------
 
-    async def admit(
-        self, account_id: str, call_id: str, limits: Sequence[Limit], needs: Sequence[int]
-    ) -> Admission:
+    async def admit(self, account_id: str, call_id: str, limits: Sequence[Limit], needs: Sequence[int]) -> Admission:
         """See ``proxy.limiter.Limiter``. Raises when even a part of the share cannot be granted."""
         if self._since_ms is None:
             try:
@@ -112,9 +110,7 @@ class DegradedLimiter:
             self.refused_alone += 1
             raise
 
-    async def settle(
-        self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]
-    ) -> None:
+    async def settle(self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]) -> None:
         """See ``proxy.limiter.Limiter``. A call goes where it was admitted; from memory it is handed over."""
         taken = self._alone.pop((account_id, call_id), None)
         if taken is None:
@@ -122,6 +118,14 @@ class DegradedLimiter:
             return
         await self._memory.settle(account_id, call_id, self._scale(tuple(limits)), amounts)
         await self._say(account_id, call_id, taken, tuple(amounts))
+
+    def settle_soon(
+        self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]
+    ) -> Coroutine[None, None, None] | None:
+        """See ``proxy.limiter.Limiter``."""
+        if (account_id, call_id) in self._alone:
+            return self.settle(account_id, call_id, limits, amounts)
+        return self._primary.settle_soon(account_id, call_id, limits, amounts)
 
     async def release(self, account_id: str, call_id: str, limits: Sequence[Limit]) -> None:
         """See ``proxy.limiter.Limiter``."""
@@ -132,9 +136,7 @@ class DegradedLimiter:
         await self._memory.release(account_id, call_id, limits)
         await self._say(account_id, call_id, taken, (0,) * len(taken[1]))
 
-    async def extend(
-        self, account_id: str, call_id: str, limits: Sequence[Limit], known: Sequence[int]
-    ) -> bool:
+    async def extend(self, account_id: str, call_id: str, limits: Sequence[Limit], known: Sequence[int]) -> bool:
         """See ``proxy.limiter.Limiter``. While the primary is away its calls go on: nothing says that they must not."""
         if (account_id, call_id) in self._alone:
             return await self._memory.extend(account_id, call_id, self._scale(tuple(limits)), known)

@@ -40,33 +40,29 @@ class MemoryLimiter:
         self._accounts_max = accounts_max
         self._accounts: OrderedDict[str, AccountState] = OrderedDict()  # the longest unused first
 
-    async def admit(
-        self, account_id: str, call_id: str, limits: Sequence[Limit], needs: Sequence[int]
-    ) -> Admission:
+    async def admit(self, account_id: str, call_id: str, limits: Sequence[Limit], needs: Sequence[int]) -> Admission:
         """See ``proxy.limiter.Limiter``."""
         check_amounts(needs)
         state = self._known(account_id, limits) or await self._seeded(account_id, limits)
         return state.admit(call_id, limits, needs, self._clock_ms())
 
-    async def settle(
-        self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]
-    ) -> None:
+    async def settle(self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]) -> None:
         """See ``proxy.limiter.Limiter``. Of an account that has been forgotten, the ledger knows."""
+        self.settle_soon(account_id, call_id, limits, amounts)
+
+    def settle_soon(self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]) -> None:
+        """See ``proxy.limiter.Limiter``."""
         check_amounts(amounts)
         if (state := self._accounts.get(account_id)) is not None:
             state.settle(call_id, limits, amounts, self._clock_ms())
 
-    async def record(
-        self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]
-    ) -> None:
+    async def record(self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]) -> None:
         """See ``proxy.limiter.RecordingLimiter``."""
         check_amounts(amounts)
         state = self._known(account_id, limits) or await self._seeded(account_id, limits)
         state.record(call_id, limits, amounts, self._clock_ms())
 
-    async def extend(
-        self, account_id: str, call_id: str, limits: Sequence[Limit], known: Sequence[int]
-    ) -> bool:
+    async def extend(self, account_id: str, call_id: str, limits: Sequence[Limit], known: Sequence[int]) -> bool:
         """See ``proxy.limiter.Limiter``."""
         check_amounts(known)
         state = self._accounts.get(account_id)

@@ -9,12 +9,14 @@ are repeated by call id until they are done: the functions change nothing the se
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from importlib.resources import files
 
 import hiredis
@@ -86,6 +88,7 @@ class RedisLimiter:
         self._lost = asyncio.Event()
         self._reason = "not connected to Redis yet"
         self._is_closed = False
+        self._sent = 0  # settlements that Redis has not answered yet
 
     @property
     def owed(self) -> int:
@@ -99,16 +102,12 @@ class RedisLimiter:
 
     # --- the verbs ---------------------------------------------------------------------------------------------------
 
-    async def admit(
-        self, account_id: str, call_id: str, limits: Sequence[Limit], needs: Sequence[int]
-    ) -> Admission:
+    async def admit(self, account_id: str, call_id: str, limits: Sequence[Limit], needs: Sequence[int]) -> Admission:
         """See ``proxy.limiter.Limiter``."""
         check_amounts(needs)
         plan = self._commands.plan(limits)
         try:
-            answer = await self._known(
-                account_id, plan, lambda: self._commands.admit(account_id, call_id, plan, needs)
-            )
+            answer = await self._known(account_id, plan, lambda: self._commands.admit(account_id, call_id, plan, needs))
         except (UnansweredError, asyncio.CancelledError):
             # it may have been taken all the same, and nobody will settle it
             self._debts.owe(Debt(account_id, call_id, plan.limits, None))
@@ -120,9 +119,7 @@ class RedisLimiter:
             self._epochs[account_id, call_id] = epoch
         return admission
 
-    async def settle(
-        self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]
-    ) -> None:
+    async def settle(self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]) -> None:
         """See ``proxy.limiter.Limiter``."""
         check_amounts(amounts)
         plan = self._commands.plan(limits)
@@ -137,19 +134,40 @@ class RedisLimiter:
             self._debts.owe(Debt(account_id, call_id, plan.limits, tuple(amounts), epoch))
             raise
 
-    async def record(
+    def settle_soon(
         self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]
-    ) -> None:
+    ) -> Coroutine[None, None, None] | None:
+        """See ``proxy.limiter.Limiter``: the command is written now; whatever else is answered than "done" is owed."""
+        link = self._link
+        if link is None:
+            return self.settle(account_id, call_id, limits, amounts)
+        check_amounts(amounts)
+        plan = self._commands.plan(limits)
+        epoch = self._epochs.pop((account_id, call_id), 0)
+        debt = Debt(account_id, call_id, plan.limits, tuple(amounts), epoch)
+        try:
+            answer = link.send(self._commands.settle(account_id, call_id, plan, epoch, amounts))
+        except LimiterUnavailableError:
+            self._debts.owe(debt)
+        else:
+            self._sent += 1
+            answer.add_done_callback(partial(self._settled, debt))
+        return None
+
+    def _settled(self, debt: Debt, answer: "asyncio.Future[Answer]") -> None:
+        self._sent -= 1
+        done = None if answer.cancelled() or answer.exception() is not None else answer.result()
+        if not isinstance(done, int) or done < 0:
+            with contextlib.suppress(LimiterUnavailableError):  # more is owed than can be kept: it is counted
+                self._debts.owe(debt)
+
+    async def record(self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]) -> None:
         """See ``proxy.limiter.RecordingLimiter``. Raises when Redis is away: it is the caller who owes."""
         check_amounts(amounts)
         plan = self._commands.plan(limits)
-        await self._known(
-            account_id, plan, lambda: self._commands.settle(account_id, call_id, plan, RECORDED, amounts)
-        )
+        await self._known(account_id, plan, lambda: self._commands.settle(account_id, call_id, plan, RECORDED, amounts))
 
-    async def extend(
-        self, account_id: str, call_id: str, limits: Sequence[Limit], known: Sequence[int]
-    ) -> bool:
+    async def extend(self, account_id: str, call_id: str, limits: Sequence[Limit], known: Sequence[int]) -> bool:
         """See ``proxy.limiter.Limiter``."""
         check_amounts(known)
         plan = self._commands.plan(limits)
@@ -180,6 +198,9 @@ class RedisLimiter:
 
     async def close(self) -> None:
         """Pay what is owed if Redis is there to take it, and disconnect."""
+        if self._link is not None and self._sent:
+            with contextlib.suppress(LimiterUnavailableError):
+                await self.ping()  # answers come in order: after this one no settlement is on its way
         if self._link is not None:
             await self._debts.settle_up(self._timeout_s)
         self._is_closed = True

@@ -3,7 +3,7 @@
 What belongs here: the line, and getting it written without a call waiting for it. What does not: what a call costs
 (the ledger) and the log of the process itself (logs.py).
 
-The event loop only appends a value to a queue. A thread takes whatever has gathered, renders it and writes it; when
+The event loop renders a line (a microsecond) and appends it to a queue. A thread writes whatever has gathered; when
 the sink is blocked the queue fills up to its bound, and what comes then is dropped and counted.
 """
 
@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import BinaryIO, Final, cast
 
@@ -88,16 +88,19 @@ def sanitised(client_text: str) -> str:
     return redact_text(printable)[:CLIENT_ID_CHARS_MAX]
 
 
-def rendered(lines: Sequence[tuple[float, CallLine]], encoder: msgspec.json.Encoder) -> bytes:
-    """Return lines as JSON, one a line, each with the time at which it was taken (Unix seconds) as RFC 3339 ``ts``."""
-    parts: list[bytes] = []
-    for ended_s, line in lines:
-        client_id = line.client_request_id
-        if client_id and (clean := sanitised(client_id)) != client_id:
-            line = msgspec.structs.replace(line, client_request_id=clean)  # noqa: PLW2901
-        ts = datetime.fromtimestamp(ended_s, UTC).isoformat(timespec="milliseconds")
-        parts += (b'{"ts":"', ts[:-6].encode(), b'Z",', encoder.encode(line)[1:], b"\n")
-    return b"".join(parts)
+class _Stamp:
+    """Unix seconds as RFC 3339 text with milliseconds; the part down to the second is made once a second."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def of(self, unix_s: float) -> bytes:
+        second = int(unix_s)
+        if second != self._second:
+            self._second = second
+            self._text = datetime.fromtimestamp(second, UTC).isoformat()[:-6]
+        return f'{{"ts":"{self._text}.{int((unix_s - second) * 1000):03d}Z",'.encode()
 
 
 class CallLog:
@@ -127,9 +130,10 @@ class CallLog:
         self.failures = 0
         self._sink = sink
         self._clock = clock
-        self._queue: deque[tuple[float, CallLine]] = deque()
+        self._queue: deque[bytes] = deque()
         self._queue_lines_max = queue_lines_max
-        self._encoder = msgspec.json.Encoder()
+        self._encode = msgspec.json.Encoder().encode
+        self._stamp = _Stamp()
         self._piece_bytes_max = _PIPE_ATOMIC_BYTES if _is_pipe(sink) else None
         self._wake = threading.Event()
         self._closing = False
@@ -142,7 +146,10 @@ class CallLog:
         if waiting >= self._queue_lines_max:
             self.dropped += 1
             return
-        self._queue.append((self._clock(), line))
+        client_id = line.client_request_id
+        if client_id and (clean := sanitised(client_id)) != client_id:
+            line = msgspec.structs.replace(line, client_request_id=clean)
+        self._queue.append(b"%b%b\n" % (self._stamp.of(self._clock()), self._encode(line)[1:]))
         if waiting == BATCH_LINES:
             self._wake.set()
 
@@ -163,17 +170,16 @@ class CallLog:
 
     def _write_waiting(self) -> None:
         while batch := self._take():
-            text = rendered(batch, self._encoder)
             try:
-                for piece in _pieces(text, self._piece_bytes_max):
+                for piece in _pieces(b"".join(batch), self._piece_bytes_max):
                     self._write(piece)
                 self._sink.flush()
             except (OSError, ValueError):  # the reader is gone, the disk is full, the file is closed
                 self.failures += 1
                 self.dropped += len(batch)
 
-    def _take(self) -> list[tuple[float, CallLine]]:
-        batch: list[tuple[float, CallLine]] = []
+    def _take(self) -> list[bytes]:
+        batch: list[bytes] = []
         with contextlib.suppress(IndexError):
             while len(batch) < BATCH_LINES:
                 batch.append(self._queue.popleft())

@@ -26,7 +26,8 @@ class Request:
         method: HTTP method.
         route: path, for example ``/v1/chat/completions``.
         lines: header lines of the client that pass.
-        body: JSON, checked and patched. It is sent as such, whatever type the client gave it (curl's default is a form).
+        body: JSON, checked and patched. It is sent as such, whatever type the client gave it (curl's default is a
+        form).
     """
 
     __slots__ = ("_lines", "_method", "_route", "body")
