@@ -167,7 +167,10 @@ class Gateway:
         settings = self._settings()
         now_ms = wall_ms()
         principal = self._authenticate(incoming.token(), now_ms)
-        tier = settings.tiers[principal.account.tier]
+        tier = settings.tiers.get(principal.account.tier)
+        if tier is None:  # a reload took away a tier that an account still holds
+            self._observer.failed("tier", LookupError(f"no tier {principal.account.tier!r} in the settings"))
+            raise unavailable()
         month = self._months.at(now_ms, principal.account.timezone)
         allowance = self._months.allowance(tier, month)
         limits = allowance.limits
@@ -267,10 +270,11 @@ class Gateway:
             self._settlement.release(flight)  # it had not been sent yet
         elif flight.call.stream:
             relay.abort()
-            if relay.streaming and relay.meter is not None:
-                await self._settle(flight, relay.meter.finish(), self._why_cut(relay), report)
+            reading = relay.meter.finish() if relay.streaming and relay.meter is not None else None
+            if reading is None or (reading.usage.is_estimated and not reading.usage.output_tokens):
+                self._settlement.release(flight)  # engines count a prompt with its first token, and none was seen
             else:
-                self._settlement.release(flight)
+                await self._settle(flight, reading, self._why_cut(relay), report)
         else:
             await relay.over()
             reading = self._read(flight, relay)

@@ -133,20 +133,29 @@ class LimitHeaders:
     """
 
     def __init__(self, limits: Sequence[Limit]) -> None:
-        self._shown = [(index, limit.name) for index, limit in enumerate(limits) if limit.name in _TITLES]
+        shown = [(index, limit) for index, limit in enumerate(limits) if limit.name in _TITLES]
+        self._shown = [
+            (
+                index,
+                limit.name,
+                limit.capacity,
+                f'"{limit.name}";q={limit.capacity};w={limit.window_s}',
+                f'"{limit.name}";r=',
+            )
+            for index, limit in shown
+        ]
         self._trios = "".join(
             f"X-RateLimit-Limit-{title}: %d\r\nX-RateLimit-Remaining-{title}: %d\r\nX-RateLimit-Reset-{title}: %d\r\n"
-            for title in [_TITLES[name] for _, name in self._shown]
+            for title in [_TITLES[limit.name] for _, limit in shown]
         )
-        self._windows = {limit.name: f"w={limit.window_s}" for limit in limits}
 
     def lines(self, answer: Admission) -> bytes:
         """Return the header lines for an admission, or a look at the limits."""
-        now_ms, bound = answer.now_ms, answer.bound
+        now_ms, bound, states = answer.now_ms, answer.bound, answer.states
         values: list[int] = []
         rated: list[tuple[int, str, str]] = []
-        for index, name in self._shown:
-            state = answer.states[index]
+        for index, name, usual, policy, rate in self._shown:
+            state = states[index]
             capacity, reset_ms = state.capacity, state.reset_ms
             remaining = capacity - state.used - state.held
             remaining = max(remaining, 0)
@@ -156,14 +165,11 @@ class LimitHeaders:
             if name == bound:
                 room = -1
                 wait_ms = answer.retry_after_ms or 0
-            rated.append(
-                (
-                    room,
-                    f'"{name}";q={capacity};{self._windows[name]}',
-                    f'"{name}";r={remaining};t={max(0, -(-wait_ms // 1000))}',
-                )
-            )
-        rated.sort(key=_first)
+            if capacity != usual:  # only a share of it can be granted now
+                policy = policy.replace(f"q={usual}", f"q={capacity}")  # noqa: PLW2901
+            rated.append((room, policy, f"{rate}{remaining};t={-(-wait_ms // 1000) if wait_ms > 0 else 0}"))
+        if len(rated) > 1:
+            rated.sort(key=_first)
         policies = ", ".join([policy for _, policy, _ in rated])
         rates = ", ".join([rate for _, _, rate in rated])
         return f"{self._trios % tuple(values)}RateLimit-Policy: {policies}\r\nRateLimit: {rates}\r\n".encode()

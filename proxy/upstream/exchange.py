@@ -76,10 +76,21 @@ async def exchange(
     error: UpstreamError | None = None
     relay: Relay | None = None
     for pool in _in_order(pools, upstreams):
+        payload = request.to(pool)
         try:
-            relay = await _ask(pool, request, new_relay)
+            relay = new_relay(pool)
+            connection = pool.begin(relay, payload)
+            if connection is not None:
+                relay.connection = connection
+                await relay.over()
+                if relay.error is not None and relay.error.kind is FailureKind.CLOSED:
+                    relay = new_relay(pool)  # a kept connection that was closed meanwhile: once more over a fresh one
+                    connection = None
+            if connection is None:
+                relay.connection = await pool.begin_fresh(relay, payload)
+                await relay.over()
         except UpstreamError as exc:
-            error = exc
+            error, relay = exc, None
             on_failure(pool, exc.kind)
             continue
         if relay.error is None and relay.status not in _BUSY:
@@ -90,19 +101,3 @@ async def exchange(
     if relay is not None:
         return relay
     raise error or UpstreamError(FailureKind.UNREACHABLE, "no upstream")
-
-
-async def _ask(pool: UpstreamPool, request: Request, new_relay: Callable[[UpstreamPool], Relay]) -> Relay:
-    """Ask one upstream; once more over a fresh connection when a kept one turns out to have been closed meanwhile."""
-    payload = request.to(pool)
-    relay = new_relay(pool)
-    connection = pool.begin(relay, payload)
-    if connection is not None:
-        relay.connection = connection
-        await relay.over()
-        if relay.error is None or relay.error.kind is not FailureKind.CLOSED:
-            return relay
-        relay = new_relay(pool)
-    relay.connection = await pool.begin_fresh(relay, payload)
-    await relay.over()
-    return relay

@@ -173,11 +173,12 @@ class Relay:
         """Whether the client has been sent the head of a stream."""
         return self.streaming and not self._pending_head
 
-    async def over(self) -> None:
-        """Wait until the answer is whole or has failed; may be awaited again after a cancellation."""
-        if not self.is_over:
-            self._finished = asyncio.get_running_loop().create_future()
-            await self._finished
+    def over(self) -> "asyncio.Future[None]":
+        """Return what is done when the answer is whole or has failed; to be asked for again after a cancellation."""
+        self._finished = finished = asyncio.get_running_loop().create_future()
+        if self.is_over:
+            finished.set_result(None)
+        return finished
 
     def abort(self) -> None:
         """Leave the upstream: it sees its client go and stops generating."""
