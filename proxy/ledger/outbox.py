@@ -27,7 +27,7 @@ from proxy.ledger.errors import OutboxError
 from proxy.ledger.outbox_file import GROUP_MAX, Changes, Group, GroupInfo, OutboxFile, Stored, encode_entry
 
 _BUSY_GROUP: Final = 8
-_LINGER_S: Final = 0.004
+_LINGER_S: Final = 0.0015
 """Where groups are large already, a moment makes them larger: a transaction costs as much as forty entries."""
 
 _log = structlog.get_logger(__name__)
@@ -167,9 +167,7 @@ class Outbox:
         """
         return self.remove_numbers([group.seq for group in groups], refused)
 
-    def remove_numbers(
-        self, seqs: Sequence[int], refused: Sequence[tuple[Entry, str]] = ()
-    ) -> asyncio.Future[None]:
+    def remove_numbers(self, seqs: Sequence[int], refused: Sequence[tuple[Entry, str]] = ()) -> asyncio.Future[None]:
         """Remove groups by their numbers; see ``remove``."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._closed:
