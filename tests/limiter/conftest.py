@@ -1,10 +1,13 @@
 """Both limiters, behind one name: every test of the contract runs against each."""
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
+from typing import Any, cast
 
 import pytest
 
+from proxy.core.limits import Limit
 from proxy.limiter import RecordingLimiter, SeedLoader
 from proxy.limiter.memory import MemoryLimiter
 from proxy.limiter.redis import RedisLimiter
@@ -23,22 +26,41 @@ def account() -> str:
     return new_account()
 
 
-@pytest.fixture(params=["memory", "redis"])
+class _Soon:
+    """A limiter whose ``settle`` is made of ``settle_soon``: what is said of the one must hold of the other."""
+
+    def __init__(self, limiter: RecordingLimiter) -> None:
+        self._limiter = limiter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._limiter, name)
+
+    async def settle(self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]) -> None:
+        rest = self._limiter.settle_soon(account_id, call_id, limits, amounts)
+        if rest is not None:
+            await rest
+        await self._limiter.ping()
+        async with asyncio.timeout(5):
+            while getattr(self._limiter, "owed", 0):
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture(params=["memory", "redis", "memory-soon", "redis-soon"])
 async def make_limiter(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[Make]:
     """Make a limiter of one of the two kinds, on the test's clock."""
     async with AsyncExitStack() as stack:
 
         def make(seed_loader: SeedLoader | None = None, hold_ttl_ms: int = 60_000) -> RecordingLimiter:
             limiter: RecordingLimiter
-            if request.param == "memory":
+            if request.param.startswith("memory"):
                 limiter = MemoryLimiter(clock, hold_ttl_ms, seed_loader)
             else:
                 url: str = request.getfixturevalue("redis_url")
                 limiter = RedisLimiter(url, hold_ttl_ms, 5000, seed_loader, clock)
             stack.push_async_callback(limiter.close)
-            return limiter
+            return cast("RecordingLimiter", _Soon(limiter)) if request.param.endswith("-soon") else limiter
 
-        request.getfixturevalue("redis_url") if request.param == "redis" else None
+        request.getfixturevalue("redis_url") if request.param.startswith("redis") else None
         yield make
 
 

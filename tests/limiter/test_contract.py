@@ -44,9 +44,7 @@ async def test_an_amount_counts_until_the_millisecond_before_it_is_a_window_old(
     assert await used_and_held(limiter, account, TOKENS) == (0, 0)
 
 
-async def test_a_bucket_ages_out_with_its_newest_amount(
-    limiter: RecordingLimiter, account: str, clock: Clock
-) -> None:
+async def test_a_bucket_ages_out_with_its_newest_amount(limiter: RecordingLimiter, account: str, clock: Clock) -> None:
     await use(limiter, account, TOKENS, 10, "first")
     clock.now_ms = START_MS + 4_999
     await use(limiter, account, TOKENS, 20, "joins it")
@@ -253,9 +251,7 @@ async def test_replayed_settlements_releases_and_heartbeats_of_a_call_that_is_go
         assert await used_and_held(limiter, account, TOKENS) == (15, 0)
 
 
-async def test_a_call_nobody_admitted_can_be_settled_without_effect(
-    limiter: RecordingLimiter, account: str
-) -> None:
+async def test_a_call_nobody_admitted_can_be_settled_without_effect(limiter: RecordingLimiter, account: str) -> None:
     await limiter.settle(account, "unknown", (TOKENS,), (50,))
     await limiter.release(account, "unknown", (TOKENS,))
     assert await limiter.extend(account, "unknown", (TOKENS,), (50,)) is False
@@ -325,9 +321,7 @@ async def test_a_late_settlement_corrects_the_charge_downwards_once(
     assert (await used_and_held(limiter, account, TOKENS))[0] == 9
 
 
-async def test_an_expired_call_is_remembered_for_a_day(
-    limiter: RecordingLimiter, account: str, clock: Clock
-) -> None:
+async def test_an_expired_call_is_remembered_for_a_day(limiter: RecordingLimiter, account: str, clock: Clock) -> None:
     limit = budget(1000)
     for name, late_ms, spent in (("in time", DAY_MS - 1, 70), ("too late", DAY_MS, 70)):
         await limiter.admit(account, name, (limit,), (100,))
@@ -338,9 +332,7 @@ async def test_an_expired_call_is_remembered_for_a_day(
         assert await used_and_held(limiter, account, limit) == (spent, 0)
 
 
-async def test_a_release_after_expiry_changes_nothing(
-    limiter: RecordingLimiter, account: str, clock: Clock
-) -> None:
+async def test_a_release_after_expiry_changes_nothing(limiter: RecordingLimiter, account: str, clock: Clock) -> None:
     await limiter.admit(account, "a", (TOKENS,), (80,))
     await limiter.extend(account, "a", (TOKENS,), (30,))
     clock.pass_s(61)
@@ -372,9 +364,7 @@ async def test_a_clock_that_runs_back_stands_still(limiter: RecordingLimiter, ac
     assert await used_and_held(limiter, account, TOKENS) == (65, 0)
 
 
-async def test_a_refusal_and_a_look_move_the_clock_too(
-    limiter: RecordingLimiter, account: str, clock: Clock
-) -> None:
+async def test_a_refusal_and_a_look_move_the_clock_too(limiter: RecordingLimiter, account: str, clock: Clock) -> None:
     clock.pass_s(10)
     await limiter.peek(account, (TOKENS,))
     clock.pass_s(10)
@@ -513,9 +503,7 @@ async def test_recording_a_call_that_has_expired_corrects_it_once(
 # --- together -------------------------------------------------------------------------------------------------------
 
 
-async def test_calls_that_come_at_once_never_get_more_than_there_is(
-    limiter: RecordingLimiter, account: str
-) -> None:
+async def test_calls_that_come_at_once_never_get_more_than_there_is(limiter: RecordingLimiter, account: str) -> None:
     answers = await asyncio.gather(*(limiter.admit(account, f"c{i}", (TOKENS,), (3,)) for i in range(200)))
     assert sum(answer.admitted for answer in answers) == 33
     await asyncio.gather(*(limiter.settle(account, f"c{i}", (TOKENS,), (2,)) for i in range(200)))
@@ -574,9 +562,7 @@ async def test_while_the_ledger_does_not_answer_nothing_is_decided(make_limiter:
     assert (await limiter.admit(account, "c", (TOKENS,), (1,))).admitted
 
 
-async def test_a_caller_that_leaves_does_not_end_the_seeding_for_the_others(
-    make_limiter: Make, account: str
-) -> None:
+async def test_a_caller_that_leaves_does_not_end_the_seeding_for_the_others(make_limiter: Make, account: str) -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def ledger(account_id: str, limits: object) -> Seed:

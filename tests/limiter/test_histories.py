@@ -69,8 +69,11 @@ def test_in_no_hour_and_no_day_is_more_than_the_limit_delivered(limit: Limit, ho
     rng = random.Random(3)
     history = [
         Stream(
-            rng.randrange(horizon_s * 1000), rng.choice((100, 5000, 40_000)), rng.randrange(1, limit.capacity // 20),
-            rng.randrange(1, 8), rng.choice((None, None, None, 1)),
+            rng.randrange(horizon_s * 1000),
+            rng.choice((100, 5000, 40_000)),
+            rng.randrange(1, limit.capacity // 20),
+            rng.randrange(1, 8),
+            rng.choice((None, None, None, 1)),
         )
         for _ in range(900)
     ]

@@ -197,6 +197,33 @@ async def test_what_is_owed_is_paid_at_the_close(server: Server, clock: Clock, a
     await other.close()
 
 
+async def test_settlements_that_nobody_waits_for_are_owed_while_redis_is_silent(
+    limiter: RedisLimiter, server: Server, account: str
+) -> None:
+    for number in range(20):
+        await limiter.admit(account, f"c{number}", LIMITS, (5, 1, 10))
+    server.stall()
+    for number in range(20):
+        assert limiter.settle_soon(account, f"c{number}", LIMITS, (2, 1, 7)) is None
+    async with asyncio.timeout(5):
+        while limiter.owed < 20:
+            await asyncio.sleep(0.02)
+    server.go_on()
+    await until_back(limiter)
+    states = (await limiter.peek(account, LIMITS)).states
+    assert [(state.used, state.held) for state in states] == [(40, 0), (20, 0), (140, 0)]
+
+
+async def test_settlements_on_their_way_arrive_before_the_close(server: Server, clock: Clock, account: str) -> None:
+    limiter = RedisLimiter(server.url, timeout_ms=300, now_ms=clock)
+    await limiter.admit(account, "a", LIMITS, (5, 1, 10))
+    limiter.settle_soon(account, "a", LIMITS, (2, 1, 7))
+    await limiter.close()
+    other = RedisLimiter(server.url, now_ms=clock)
+    assert await used_of(other, account) == [2, 1, 7]
+    await other.close()
+
+
 async def test_a_redis_that_is_killed_and_comes_back_empty_is_seeded_and_loses_no_call(
     server: Server, clock: Clock, account: str
 ) -> None:
