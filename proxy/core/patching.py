@@ -6,7 +6,7 @@ would change what the customer wrote (number formats, key order, escapes, duplic
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 # A string, or a bracket: all that is needed to know the depth. Possessive, so no input makes it backtrack.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]', re.DOTALL)
@@ -45,22 +45,24 @@ def _member_spans(body: bytes, wanted: Mapping[str, bytes]) -> list[tuple[str, i
     if not any(b'"%b"' % key.encode() in body for key in wanted) and not _has_escaped_key(body):
         return []
     spans = []
+    for token, depth in _tokens(body, 0):
+        if depth == 1 and body[token.start()] == _QUOTE and (colon := _AFTER_KEY.match(body, token.end())) is not None:
+            key = _key_text(token.group())
+            if key in wanted:
+                spans.append((key, colon.end(), _value_end(body, colon.end())))
+    return spans
+
+
+def _tokens(body: bytes, start: int) -> Iterator[tuple[re.Match[bytes], int]]:
+    """Yield strings and brackets with the depth that they leave behind."""
     depth = 0
-    position = 0
-    while (token := _TOKEN.search(body, position)) is not None:
-        position = token.end()
+    for token in _TOKEN.finditer(body, start):
         opening = body[token.start()]
         if opening in b"{[":
             depth += 1
         elif opening in b"}]":
             depth -= 1
-        elif depth == 1 and (colon := _AFTER_KEY.match(body, position)) is not None:
-            start = colon.end()
-            position = _value_end(body, start)
-            key = _key_text(token.group())
-            if key in wanted:
-                spans.append((key, start, position))
-    return spans
+        yield token, depth
 
 
 def _has_escaped_key(body: bytes) -> bool:
@@ -85,15 +87,4 @@ def _value_end(body: bytes, start: int) -> int:
         match = _SCALAR.match(body, start)
         assert match is not None
         return match.end()
-    depth = 0
-    position = start
-    while (token := _TOKEN.search(body, position)) is not None:
-        position = token.end()
-        opening = body[token.start()]
-        if opening in b"{[":
-            depth += 1
-        elif opening in b"}]":
-            depth -= 1
-            if depth == 0:
-                return position
-    raise AssertionError("not valid JSON")
+    return next(token.end() for token, depth in _tokens(body, start) if depth == 0)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.support.stack import MODEL, ROUTE, chat, running, write_config
+from tests.support.stack import ROUTE, chat, running, write_config
 
 LIMITED = {
     "message": "Rate limit exceeded. Please upgrade your tier or try again later.",

@@ -5,6 +5,7 @@ import hashlib
 import json
 import random
 import socket
+from typing import Self
 
 import pytest
 
@@ -66,7 +67,7 @@ class Firehose:
             self.gone.set()
             writer.close()
 
-    async def __aenter__(self) -> "Firehose":
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
@@ -178,9 +179,7 @@ async def test_chunks_are_passed_on_as_they_come(tmp_path):
     async with running(tmp_path, options=Options(tokens_per_second=20)) as stack:
         loop = asyncio.get_running_loop()
         async with stack.post(chat("SIM:tokens=10", max_tokens=10, stream=True)) as answer:
-            times = []
-            async for _ in answer.content.iter_any():
-                times.append(loop.time())
+            times = [loop.time() async for _ in answer.content.iter_any()]
         assert len(times) >= 10
         assert times[-1] - times[0] > 0.3  # spread over the half second that ten tokens take
 
