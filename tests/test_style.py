@@ -19,10 +19,13 @@ MAY_START_TASKS = {
     # Each owns one loop for as long as it lives, keeps it, and awaits it when it is closed:
     "proxy/ledger/directory.py",
     "proxy/ledger/shipper.py",
+    "proxy/ledger/shipping_process.py",
     "proxy/limiter/debts.py",
     "proxy/limiter/degraded.py",
     "proxy/limiter/redis.py",
     "proxy/limiter/seeding.py",
+    # One task an exchange: its connection keeps it, reports what it raises and cancels it, and the drain awaits it:
+    "proxy/web/http.py",
 }
 RECORDINGS = "tests/wire/"
 

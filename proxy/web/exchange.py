@@ -1,0 +1,273 @@
+"""One request and the answer to it.
+
+What belongs here: a request's head, its body as it comes in, and how an answer is written. What does not: the
+connection (http.py), and what a request means (public.py).
+"""
+
+import asyncio
+import email.utils
+import time
+from http import HTTPStatus
+from typing import Final, Protocol
+
+from proxy.core.errors import body_too_large, invalid_request, request_timeout
+from proxy.web.encodings import decoded
+
+UNASKED_BYTES_MAX: Final = 262_144
+"""What is taken of a body that nobody has asked for yet."""
+
+_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CLOSE: Final = b"connection: close\r\n"
+_KEEP: Final = b"connection: keep-alive\r\n"
+
+
+class DateLine:
+    """The Date header, made once a second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._line = b""
+
+    def now(self) -> bytes:
+        """Return the line."""
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._line = f"date: {email.utils.formatdate(second, usegmt=True)}\r\n".encode()
+        return self._line
+
+
+date = DateLine()
+
+
+def whole_answer(status: int, content_type: bytes, connection: bytes, lines: bytes, body: bytes) -> bytes:
+    """Return a whole answer in one piece; ``connection`` and ``lines`` are header lines."""
+    return b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b%b\r\n%b" % (
+        _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
+        content_type,
+        len(body),
+        connection,
+        date.now(),
+        lines,
+        body,
+    )
+
+
+def last_answer(status: int, body: bytes) -> bytes:
+    """Return a whole answer after which the connection is closed."""
+    return whole_answer(status, b"application/json", _CLOSE, b"", body)
+
+
+class Pausable(Protocol):
+    """What produces a stream, as far as back-pressure goes."""
+
+    def pause(self) -> None:
+        """The client does not keep up."""
+
+    def resume(self) -> None:
+        """The client has caught up."""
+
+
+class Carrier(Protocol):
+    """The connection, as far as one exchange on it needs it."""
+
+    transport: asyncio.Transport | None
+    current: "Exchange | None"
+    producer: Pausable | None
+    writing_paused: bool
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether no further request will be taken."""
+
+    def hold_reading(self) -> None:
+        """Take nothing more from the client for now."""
+
+    def go_on_reading(self) -> None:
+        """Take more from the client."""
+
+
+class Exchange:
+    """A request, and the way back to whoever made it (``proxy.upstream.relay.ClientPort``).
+
+    Args:
+        carrier: its connection.
+        method: as sent.
+        target: request target as sent, with its query.
+        headers: names in lower case, values as sent.
+        noted: those of the headers that mean something to the server itself, the first of each name.
+        keep_alive: whether the client would make another request on this connection.
+        chunked: whether the client understands chunked transfer coding (HTTP/1.1).
+    """
+
+    __slots__ = (
+        "_bytes_max",
+        "_carrier",
+        "_first",
+        "_more",
+        "_size",
+        "_waiter",
+        "answered_whole",
+        "began",
+        "broken",
+        "chunked",
+        "complete",
+        "headers",
+        "keep_alive",
+        "method",
+        "noted",
+        "target",
+    )
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        method: bytes,
+        target: bytes,
+        headers: list[tuple[bytes, bytes]],
+        noted: dict[bytes, bytes],
+        *,
+        keep_alive: bool,
+        chunked: bool,
+    ) -> None:
+        self._carrier = carrier
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.noted = noted
+        self.keep_alive = keep_alive
+        self.chunked = chunked
+        self.complete = False
+        self.broken = False
+        self.began = False  # the answer
+        self.answered_whole = False  # rather than streamed
+        self._first = b""
+        self._more: bytearray | None = None
+        self._size = 0
+        self._bytes_max: int | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    # The connection's side
+
+    def take(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        self._size += len(data)
+        if self._bytes_max is not None and self._size > self._bytes_max:
+            self.drop()
+            self._wake()
+        elif self._more is not None:
+            self._more += data
+        elif self._first:  # one buffer, not a list: a body in chunks of one byte must not take fifty times its size
+            self._more = bytearray(self._first)
+            self._more += data
+        else:
+            self._first = data
+        if self._bytes_max is None and self._size > UNASKED_BYTES_MAX:
+            self._carrier.hold_reading()
+
+    def drop(self) -> None:
+        """Keep nothing of the body, also of what is still to come."""
+        self._first = b""
+        self._more = None
+        self._bytes_max = -1
+
+    def end(self, *, broken: bool = False) -> None:
+        """Take note that the body is whole, or that it never will be."""
+        self.complete = not broken
+        self.broken = broken
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # The request
+
+    @property
+    def persists(self) -> bool:
+        """Whether the connection may go on after the answer; a stream to HTTP/1.0 ends by its end."""
+        return self.keep_alive and (self.chunked or self.answered_whole)
+
+    @property
+    def path(self) -> bytes:
+        """The target without its query; of an absolute one, what follows the host. Nothing is decoded."""
+        path = self.target.partition(b"?")[0]
+        if path.startswith(b"/"):
+            return path
+        scheme, _, rest = path.partition(b"://")
+        return rest[rest.find(b"/") :] if scheme.lower() in {b"http", b"https"} and b"/" in rest else path
+
+    async def body(self, bytes_max: int, timeout_s: float) -> bytes:
+        """Return the whole body, once; a client that waits to be asked for it is told to go on.
+
+        Raises:
+            ApiError: 413 when it is too large, 408 when it takes too long, 400 when it is broken.
+        """
+        length = self.noted.get(b"content-length")
+        if length is not None and int(length) > bytes_max:
+            raise body_too_large(bytes_max)
+        if not self.complete and not self.broken and self._size <= bytes_max:
+            await self._receive(bytes_max, timeout_s)
+        if self._size > bytes_max:
+            raise body_too_large(bytes_max)
+        if self.broken:
+            raise invalid_request("The request body is broken")
+        whole = self._first if self._more is None else bytes(self._more)
+        self.drop()
+        coding = self.noted.get(b"content-encoding")
+        return whole if coding is None else await decoded(whole, coding, bytes_max)
+
+    async def _receive(self, bytes_max: int, timeout_s: float) -> None:
+        carrier = self._carrier
+        self._bytes_max = bytes_max
+        if not self._size and self.chunked and self.noted.get(b"expect", b"").lower() == b"100-continue":
+            transport = carrier.transport
+            if transport is not None and not transport.is_closing():
+                transport.write(_CONTINUE)
+        carrier.go_on_reading()
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._waiter
+        except TimeoutError:
+            raise request_timeout() from None
+        finally:
+            self._waiter = None
+
+    # The answer
+
+    def answer(self, status: int, content_type: bytes, lines: bytes, body: bytes) -> None:
+        """Write a whole answer; ``lines`` are header lines beyond type, length, connection and date."""
+        if self.began:
+            self.abort()  # a second answer would be taken for a part of the first
+            return
+        keep = self.keep_alive = self.keep_alive and self.complete and not self._carrier.is_closing
+        connection = (b"" if self.chunked else _KEEP) if keep else _CLOSE
+        data = whole_answer(status, content_type, connection, lines, body)
+        self.answered_whole = True
+        self.write(data if self.method != b"HEAD" else data[: len(data) - len(body)])
+
+    def write(self, data: bytes) -> bool:
+        """Send; False when the client is gone."""
+        carrier = self._carrier
+        transport = carrier.transport
+        if carrier.current is not self or transport is None or transport.is_closing():
+            return False
+        self.began = True
+        transport.write(data)
+        return True
+
+    def attach(self, relay: Pausable | None) -> None:
+        """Tell this relay of back-pressure from now on."""
+        carrier = self._carrier
+        if carrier.current is self:
+            carrier.producer = relay
+            if relay is not None and carrier.writing_paused:
+                relay.pause()
+
+    def abort(self) -> None:
+        """Cut the connection, so that what the client has cannot be taken for whole."""
+        carrier = self._carrier
+        if carrier.current is self and carrier.transport is not None:
+            carrier.transport.abort()
