@@ -20,10 +20,11 @@ from proxy.gateway import Gateway
 from proxy.ledger.database import Database
 from proxy.ledger.directory import Directory
 from proxy.ledger.leftovers import ship_leftovers
-from proxy.ledger.location import locate
+from proxy.ledger.location import Location, locate
 from proxy.ledger.migrations import migrate
 from proxy.ledger.outbox import Outbox
 from proxy.ledger.shipper import Shipper
+from proxy.ledger.shipping_process import ShippingProcess
 from proxy.ledger.store import Ledger
 from proxy.limiter import Limiter
 from proxy.limiter.degraded import DegradedLimiter
@@ -55,6 +56,8 @@ class App:
         worker: number of this process among those that share a listener: each has an outbox of its own.
         workers: how many share it; the first of them ships what others before them have left behind.
         admin_listen: where its admin listener is; None: where the settings say.
+        ship_in_process: bring entries to the ledger from here, not from a process beside this one: it starts faster,
+            and serves slower.
     """
 
     def __init__(
@@ -64,11 +67,13 @@ class App:
         worker: int = 0,
         workers: int = 1,
         admin_listen: str | None = None,
+        ship_in_process: bool = False,
     ) -> None:
         self._holder = holder
         self._worker = worker
         self._workers = workers
         self._admin_listen = admin_listen
+        self._ship_in_process = ship_in_process
         self._watchers: list[asyncio.Task[Any]] = []
         self.draining = False
         self.port = 0
@@ -91,10 +96,8 @@ class App:
         await self.ledger.check_prices(settings.prices)
         self.directory = Directory(self.database)
         await self.directory.start()
-        self.shipper = Shipper(self.outbox, self.ledger)
+        self.shipper = self._new_shipper(place)
         self.shipper.start()
-        if self._worker == 0:
-            self.tasks.spawn(ship_leftovers(place, self._workers, self.ledger), "leftovers")
         self.limiter = self._new_limiter()
         clock = time.monotonic  # uvloop's own clock knows milliseconds only
         self.pools = UpstreamPools(lambda: self._holder.current.proxy.timeouts, clock)
@@ -166,10 +169,21 @@ class App:
         settings = self._holder.current
         self.metrics.learn_models(model.id for model in settings.models.values())
         self.ledger.use_prices(settings.prices)
+        if isinstance(self.shipper, ShippingProcess):
+            self.shipper.use_prices(settings.prices)
         self.pools.retain({upstream for model in settings.models.values() for upstream in model.upstreams})
         _log.info("settings_reloaded", restart_needed=list(self._holder.restart_needed))
 
     # Choices
+
+    def _new_shipper(self, place: Location) -> Shipper | ShippingProcess:
+        is_first = self._worker == 0
+        if not self._ship_in_process:
+            workers = self._workers if is_first else None
+            return ShippingProcess(self.outbox, place, self._holder.current.prices, workers=workers)
+        if is_first:
+            self.tasks.spawn(ship_leftovers(place, self._workers, self.ledger), "leftovers")
+        return Shipper(self.outbox, self.ledger)
 
     def _new_limiter(self) -> Limiter:
         proxy = self._holder.current.proxy

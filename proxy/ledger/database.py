@@ -10,8 +10,6 @@ REPEATABLE READ on PostgreSQL).
 
 import contextlib
 import enum
-import os
-import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
@@ -24,7 +22,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from proxy.ledger.errors import LedgerRefusedError, LedgerUnavailableError
 
-_LEDGER_NICE: Final = 10
 _CONNECT_TIMEOUT_S: Final = 5.0
 _POOL_TIMEOUT_S: Final = 5.0
 _LOCK_TIMEOUT_S: Final = 5.0
@@ -151,18 +148,10 @@ def _sqlite_engine(url: URL, pool_size: int) -> AsyncEngine:
 
 def _configure_sqlite(connection: DBAPIConnection, _record: object) -> None:
     connection.isolation_level = None  # transactions begin in _begin_sqlite, not where the driver thinks
-    connection.create_function("tollgate_step_back", 0, _step_back)
     cursor = connection.cursor()
-    cursor.execute("SELECT tollgate_step_back()")
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-def _step_back() -> None:
-    """Let the connection's thread yield to the one that serves calls: the ledger can wait, the outbox is durable."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LEDGER_NICE)
 
 
 def _begin_sqlite(connection: Connection) -> None:

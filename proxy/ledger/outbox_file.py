@@ -110,7 +110,7 @@ class OutboxFile:
         try:
             self._writer = _connect(f"{path.absolute().as_uri()}?mode=rwc")
             self._writer.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {_SCHEMA}")
-            self._reader = _connect(f"{path.absolute().as_uri()}?mode=ro")
+            self._reader = open_to_read(path)
         except sqlite3.Error as exc:
             os.close(self._lock_fd)
             raise OutboxError(f"the outbox {path} cannot be opened: {exc}") from exc
@@ -181,17 +181,8 @@ class OutboxFile:
         Raises:
             OutboxError: the file cannot be read.
         """
-        groups: list[Group] = []
-        count = 0
-        with self._reading, _reading(self.path):
-            cursor = self._reader.execute("SELECT seq, entries, body FROM groups ORDER BY seq")
-            with contextlib.closing(cursor):  # an open cursor would hold its snapshot, and the WAL would grow
-                for seq, entries, body in cursor:
-                    count += entries
-                    if groups and count > entries_max:
-                        break
-                    groups.append(Group(seq, _decode_entries(body)))
-        return groups
+        with self._reading:
+            return read_oldest(self.path, self._reader, entries_max)
 
     def pending_of(self, account_id: str) -> list[Entry]:
         """Return the entries of an account. Raises ``OutboxError``."""
@@ -204,6 +195,35 @@ class OutboxFile:
             self._reader.close()
         self._writer.close()
         os.close(self._lock_fd)
+
+
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """Return a connection that only reads, beside the one writer, in this process or another.
+
+    Raises:
+        OutboxError: the file cannot be opened.
+    """
+    with _reading(path):
+        return _connect(f"{path.absolute().as_uri()}?mode=ro")
+
+
+def read_oldest(path: Path, reader: sqlite3.Connection, entries_max: int) -> list[Group]:
+    """Return the oldest groups that together hold at most ``entries_max`` entries; one, if it holds more.
+
+    Raises:
+        OutboxError: the file cannot be read.
+    """
+    groups: list[Group] = []
+    count = 0
+    with _reading(path):
+        cursor = reader.execute("SELECT seq, entries, body FROM groups ORDER BY seq")
+        with contextlib.closing(cursor):  # an open cursor would hold its snapshot, and the WAL would grow
+            for seq, entries, body in cursor:
+                count += entries
+                if groups and count > entries_max:
+                    break
+                groups.append(Group(seq, _decode_entries(body)))
+    return groups
 
 
 def read_pending(path: Path, account_id: str) -> list[Entry]:

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.pricing import PriceBook, PriceVersion
+from proxy.core.usage import TariffClass, UsageType
 from proxy.ledger.database import Database
 from proxy.ledger.errors import PriceVersionConflictError
 from proxy.ledger.schema import price_versions
@@ -28,6 +29,21 @@ def document_of(version: PriceVersion) -> str:
         (model, kind.value, cls.value, price) for (model, kind, cls), price in version.model_prices_pico.items()
     )
     return msgspec.json.encode(_Document(units, models)).decode()
+
+
+def version_of(version_id: str, effective_from_ms: int, document: str) -> PriceVersion:
+    """Return the version that ``document_of`` has made a document of.
+
+    Raises:
+        msgspec.ValidationError: the text is none.
+    """
+    kept = msgspec.json.decode(document, type=_Document)
+    return PriceVersion(
+        version_id,
+        effective_from_ms,
+        {(UsageType(kind), TariffClass(cls)): price for kind, cls, price in kept.unit_prices_pico},
+        {(model, UsageType(kind), TariffClass(cls)): price for model, kind, cls, price in kept.model_prices_pico},
+    )
 
 
 async def keep(

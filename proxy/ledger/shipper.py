@@ -10,14 +10,14 @@ ledger can *never* take is set aside inside the outbox, so that it does not hold
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 import structlog
 
 from proxy.core.entries import Entry
 from proxy.ledger.errors import LedgerRefusedError, LedgerUnavailableError, OutboxError
-from proxy.ledger.outbox import Outbox
+from proxy.ledger.outbox_file import Group
 
 _log = structlog.get_logger(__name__)
 
@@ -32,6 +32,27 @@ class Taker(Protocol):
         ...
 
 
+class Waiting(Protocol):
+    """Where entries wait: ``outbox.Outbox``, or ``followed_outbox.FollowedOutbox`` in a process beside it."""
+
+    @property
+    def depth(self) -> int:
+        """Entries that wait."""
+        ...
+
+    async def filled(self) -> None:
+        """Wait until there is one."""
+        ...
+
+    async def oldest(self, entries_max: int) -> list[Group]:
+        """Return the oldest groups."""
+        ...
+
+    def remove(self, groups: Iterable[Group], refused: Sequence[tuple[Entry, str]] = ()) -> Awaitable[None]:
+        """Remove groups that the ledger has."""
+        ...
+
+
 class Shipper:
     """A background task between one outbox and the ledger.
 
@@ -39,25 +60,28 @@ class Shipper:
         outbox: where entries wait.
         ledger: where they go.
         batch_max: entries in one transaction; at some 10 us of this process's time each, it bounds how long
-            calls wait for the loop.
-        linger_s: how long a first entry waits for company.
+            whatever else the process does waits for the loop.
+        linger_s: how long less than a batch waits for company: a transaction costs much, an entry in it little.
         backoff_max_s: longest wait between two attempts while the ledger is away.
+        tried: called after each attempt.
     """
 
     def __init__(
         self,
-        outbox: Outbox,
+        outbox: Waiting,
         ledger: Taker,
         *,
         batch_max: int = 500,
         linger_s: float = 0.2,
         backoff_max_s: float = 15.0,
+        tried: Callable[[], None] = lambda: None,
     ) -> None:
         self._outbox = outbox
         self._ledger = ledger
         self._batch_max = batch_max
         self._linger_s = linger_s
         self._backoff_max_s = backoff_max_s
+        self._tried = tried
         self._task: asyncio.Task[None] | None = None
         self._draining = asyncio.Event()
         self.is_failing = False
@@ -90,16 +114,18 @@ class Shipper:
     async def _run(self) -> None:
         backoff_s = _BACKOFF_FIRST_S
         while not self._draining.is_set() or self._outbox.depth:
-            if not self._outbox.depth and not await self._await_entry():
+            if self._outbox.depth < self._batch_max and not await self._await_entry():
                 continue
             try:
                 await self._ship_once()
             except Exception as exc:  # noqa: BLE001 - the one task that brings entries home must not end
                 self._note_failure(exc)
+                self._tried()
                 await self._pause(backoff_s)
                 backoff_s = min(backoff_s * 2, self._backoff_max_s)
             else:
                 self._note_success()
+                self._tried()
                 backoff_s = _BACKOFF_FIRST_S
 
     async def _pause(self, seconds: float) -> None:
@@ -108,7 +134,8 @@ class Shipper:
             await asyncio.sleep(min(seconds, 0.25))
         else:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._draining.wait(), seconds)
+                async with asyncio.timeout(seconds):  # wait_for would lose a cancellation that comes with the event
+                    await self._draining.wait()
 
     async def _await_entry(self) -> bool:
         """Wait for an entry, and a little for others to join it; False when there is none and we drain."""

@@ -28,6 +28,9 @@ from proxy.ledger.statements import Statements
 from proxy.limiter import Seed
 
 _IDS_MAX: Final = 1000
+_SEED_CALLS_MAX: Final = 4096
+_SEED_CALLS_MS: Final = 600_000
+"""A settlement that is still on its way to a limiter which has lost its data is not older."""
 _to_json: Final = msgspec.json.Encoder().encode
 
 
@@ -110,7 +113,8 @@ class Ledger:
             inserted = [by_id[account_id, month, call_id] for account_id, month, call_id in rows]
             if inserted:
                 await self._add_rollups(connection, inserted)
-        self._versions_kept |= versions
+        if self._book is not None:  # what it does not know yet is asked for again: a new book is on its way
+            self._versions_kept |= versions & {version.id for version in self._book.versions}
         return len(inserted)
 
     async def _add_rollups(self, connection: AsyncConnection, inserted: Iterable[Entry]) -> None:
@@ -170,7 +174,8 @@ class Ledger:
         Budgets get the month's cost, rounded up to a nano-euro once, in total: each call's own rounding up
         could only add a nano-euro a call. Windows get one amount for each of their buckets, stamped at the
         newest in it, so what is seeded never ages out early. Counted are the ledger and this process's
-        outbox; what other replicas have not shipped yet is not.
+        outbox; what other replicas have not shipped yet is not. Named are the calls of the last ten minutes, the
+        latest 4,096 at most, in rising order of settlement.
 
         Raises:
             LedgerUnavailableError: the database does not answer.
@@ -191,7 +196,8 @@ class Ledger:
                     since_ms = now_ms - limit.window_s * 1000
                     buckets = await _buckets(connection, account_id, limit, since_ms)
                     windows[limit.name] = _with_pending(buckets, missing, limit, since_ms)
-        return Seed(spent, windows)
+            calls = await _latest_calls(connection, account_id, missing, now_ms - _SEED_CALLS_MS)
+        return Seed(spent, windows, calls)
 
     async def entries_of(self, account_id: str, month: str) -> list[Entry]:
         """Return an account's entries of a billing month, in the order of their call ids.
@@ -238,6 +244,22 @@ async def _spent_pico(connection: AsyncConnection, account_id: str, month: str) 
     table = rollups_monthly.c
     rows = await connection.execute(select(table.cost_pico).where(table.account_id == account_id, table.month == month))
     return sum(cost_pico for (cost_pico,) in rows)
+
+
+async def _latest_calls(
+    connection: AsyncConnection, account_id: str, missing: Iterable[Entry], since_ms: int
+) -> tuple[str, ...]:
+    """Return the ids of what was settled after ``since_ms``: of many the latest, in rising order."""
+    table = entries.c
+    rows = await connection.execute(
+        select(table.settled_ms, table.call_id)
+        .where(table.account_id == account_id, table.settled_ms > since_ms)
+        .order_by(table.settled_ms.desc(), table.call_id.desc())
+        .limit(_SEED_CALLS_MAX)
+    )
+    settled = [(settled_ms, call_id) for settled_ms, call_id in rows]
+    settled += [(entry.settled_ms, entry.call_id) for entry in missing if entry.settled_ms > since_ms]
+    return tuple(call_id for _, call_id in sorted(settled)[-_SEED_CALLS_MAX:])
 
 
 async def _buckets(

@@ -106,7 +106,7 @@ async def test_while_the_database_is_away_the_last_snapshot_serves_and_grows_old
 
 async def until_logged(logs, event):
     async with asyncio.timeout(5):
-        while event not in [line["event"] for line in logs]:  # noqa: ASYNC110 - a log has no event to wait for
+        while event not in [line["event"] for line in logs]:
             await asyncio.sleep(0.005)
 
 

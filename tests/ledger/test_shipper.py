@@ -44,7 +44,7 @@ async def committed(outbox, count, **changes):
 
 async def until(condition, seconds=5.0):
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for knows nothing of us
+        while not condition():
             await asyncio.sleep(0.005)
 
 
@@ -102,6 +102,28 @@ async def test_a_ledger_that_stays_away_is_asked_less_and_less_often(outbox):
     assert not await shipper.drain(0.2)
     assert time.monotonic() - started < 1
     assert outbox.depth == 1
+
+
+async def test_who_has_no_time_at_all_to_drain_is_not_held_up(outbox):
+    shipper = shipper_of(outbox, FaultyLedger(away=10**6), backoff_max_s=10)
+    await committed(outbox, 1)
+    shipper.start()
+    await until(lambda: shipper.is_failing)
+    async with asyncio.timeout(1):
+        assert not await shipper.drain(0)
+
+
+async def test_less_than_a_batch_waits_a_while_for_company(outbox):
+    ledger = FaultyLedger()
+    await committed(outbox, 5)
+    shipper = shipper_of(outbox, ledger, linger_s=0.3, batch_max=20)
+    shipper.start()
+    for _ in range(4):
+        await asyncio.sleep(0.03)
+        await committed(outbox, 2)
+    await until(lambda: outbox.depth == 0)
+    assert ledger.batches == [13]
+    assert await shipper.drain(1)
 
 
 async def test_a_crash_between_the_ledgers_commit_and_the_removal_is_harmless(outbox, ledger):

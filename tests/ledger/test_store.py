@@ -10,7 +10,7 @@ from proxy.core.entries import Outcome
 from proxy.core.limits import Limit, LimitKind, Stamp
 from proxy.core.pricing import PriceBook, PriceVersion
 from proxy.core.usage import Source, TariffClass, UsageType
-from proxy.ledger import schema
+from proxy.ledger import prices, schema
 from proxy.ledger.database import Database
 from proxy.ledger.errors import LedgerRefusedError, PriceVersionConflictError
 from proxy.ledger.migrations import migrate
@@ -209,7 +209,7 @@ def at(seconds_ago: float, tokens: int = 10, **changes):
 async def test_a_budget_is_seeded_with_the_months_cost_rounded_up_once(ledger):
     await ledger.insert([entry(used=[(UsageType.INPUT, 1)]) for _ in range(3)])  # 1,800,000 pico each
     await ledger.insert([entry(charge=charge_of_pico(1)), entry(month="2026-12")])
-    assert await ledger.seed("acc_a", [MONTH]) == Seed({("month", "2026-11"): 5_401}, {})
+    assert (await ledger.seed("acc_a", [MONTH])).spent == {("month", "2026-11"): 5_401}
 
 
 def charge_of_pico(total):
@@ -277,6 +277,25 @@ async def test_the_local_outbox_is_part_of_a_seed_and_counted_once(database, out
     }
 
 
+async def test_a_seed_names_the_calls_of_the_last_ten_minutes(database, outbox, clock):
+    ledger = Ledger(database, outbox, clock_ms=clock)
+    older, first, second, waiting = at(600), at(599.999), at(5), at(3)
+    await ledger.insert([second, first, older, at(1, account_id="acc_b")])
+    for call in (waiting, second):
+        await outbox.commit(call)
+    assert (await ledger.seed("acc_a", [])).calls == (first.call_id, second.call_id, waiting.call_id)
+
+
+async def test_of_very_many_calls_a_seed_names_the_latest(database, outbox, clock):
+    ledger = Ledger(database, outbox, clock_ms=clock)
+    calls = [at(500 - number / 10) for number in range(4200)]
+    await ledger.insert(calls)
+    latest = at(0)
+    await outbox.commit(latest)
+    named = (await ledger.seed("acc_a", [])).calls
+    assert named == (*(call.call_id for call in calls[-4095:]), latest.call_id)
+
+
 # --- price versions ---
 
 
@@ -300,6 +319,19 @@ async def test_the_prices_that_entries_were_rated_with_are_kept(database, clock)
         '{"unit_prices_pico":[["input","standard",1800000],["output","standard",8]],'
         '"model_prices_pico":[["m1","input","batch",5]]}'
     )
+
+
+async def test_a_version_that_the_book_does_not_know_yet_is_kept_once_it_does(database, clock):
+    ledger = Ledger(database, book=PriceBook((version(),)), clock_ms=clock)
+    await ledger.insert([entry(version="2026-02")])
+    ledger.use_prices(PriceBook((version(), version("2026-02"))))
+    await ledger.insert([entry(version="2026-02")])
+    assert [row["id"] for row in await rows_of(database, schema.price_versions)] == ["2026-02"]
+
+
+def test_a_price_version_is_the_same_after_it_was_kept():
+    kept = version(effective_from_ms=5)
+    assert prices.version_of(kept.id, kept.effective_from_ms, prices.document_of(kept)) == kept
 
 
 @pytest.mark.parametrize("changed", [version(price=1), version(effective_from_ms=5)])

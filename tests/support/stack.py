@@ -121,7 +121,7 @@ async def running(
             "TOLLGATE_UPSTREAM": cluster.url,
             **(environ or {}),
         }
-        app = App(SettingsHolder(config or CONFIG, variables))
+        app = App(SettingsHolder(config or CONFIG, variables), ship_in_process=True)
         await app.start()
         connector = aiohttp.TCPConnector(ssl=tls if tls is not None else True, limit=0)
         try:
