@@ -256,6 +256,27 @@ async def test_a_body_that_breaks_is_answered_once(rest):
     assert wire.transport.ended
 
 
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"GET /",
+        HEAD + b"X: ",
+        HEAD + b"X",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n3;",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+    ],
+)
+async def test_what_never_ends_is_refused_on_its_way(beginning):
+    wire = Wire()
+    await wire.send(beginning)
+    sent = 0
+    while not wire.transport.written:
+        await wire.send(b"x" * 10_000)
+        sent += 10_000
+        assert sent < 200_000
+    assert is_documented_400(wire.transport.written)
+
+
 async def test_a_tunnel_is_not_opened():
     wire = Wire()
     got = await wire.send(b"CONNECT host:1 HTTP/1.1\r\n\r\n" + SMUGGLED)
@@ -506,6 +527,20 @@ async def test_back_pressure_is_passed_on_to_whoever_streams():
     assert producer.calls == ["pause", "resume", "pause"]
     wire.transport.abort()
     await wire.settle()
+
+
+async def test_calls_that_came_together_wait_until_the_answer_before_has_been_taken():
+    async def overflow(exchange):
+        await wire.echo(exchange)
+        wire.connection.pause_writing()
+
+    wire = Wire(overflow)
+    await wire.send(post(b"one") + post(b"two") + post(b"three"))
+    for count in (1, 2, 3):
+        assert len(wire.seen) == count
+        wire.connection.resume_writing()
+        await wire.settle()
+    assert wire.connection.current is None
 
 
 async def test_nothing_is_written_for_an_exchange_that_is_over():
