@@ -16,7 +16,7 @@ import aiohttp
 import asyncpg
 import pytest
 
-from tests.support.process import Tollgate, eventually, generated, serving, simulator
+from tests.support.process import Tollgate, eventually, generated, is_running, serving, simulator
 from tests.support.stack import ROUTE, chat, write_config
 
 CUSTOMERS = 24
@@ -189,12 +189,14 @@ async def test_what_was_committed_but_never_shipped_comes_home_once_however_ofte
         key = await asyncio.to_thread(tollgate.create_account, "acme", "monthly")
         customers = Customers(tollgate, key, random.Random(13))
         ledger = tollgate.state / "ledger.db"
+        (shipping,) = tollgate.children()
         with contextlib.closing(sqlite3.connect(ledger, isolation_level=None)) as blocker:
             blocker.execute("BEGIN IMMEDIATE")
             await customers.until_it_dies(tollgate, CHECKPOINTED_S)
             (before,) = blocker.execute("SELECT count(*) FROM entries").fetchone()
             blocker.execute("ROLLBACK")
         assert before < len(customers.whole) / 2
+        await asyncio.to_thread(lambda: eventually(lambda: not is_running(shipping), 2))
         kept = {path: path.read_bytes() for path in tollgate.state.glob("outbox-0.db*")}
 
         for _ in range(2):

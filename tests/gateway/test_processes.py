@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.process import Gate, Tollgate, eventually, serving, simulator
+from tests.support.process import Gate, Tollgate, eventually, is_running, serving, simulator
 from tests.support.services import free_port, redis_server
 from tests.support.stack import ROUTE, chat, write_config
 
@@ -77,13 +78,6 @@ def everything_shipped(tollgate: Tollgate) -> None:
 # Several workers
 
 
-def workers_of(tollgate: Tollgate) -> list[int]:
-    """Process ids of a supervisor's workers."""
-    assert tollgate.process is not None
-    pid = tollgate.process.pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 @pytest.fixture
 def two_workers(tmp_path: Path, cluster: str, shipped_config: Path, redis_url: str) -> Iterator[Tollgate]:
     tollgate = Tollgate(
@@ -129,13 +123,13 @@ def test_two_workers_share_a_port_and_are_shown_as_one(two_workers):
 
 def test_a_worker_that_is_killed_is_started_again(two_workers):
     key = two_workers.create_account("acme", "wide")
-    before = workers_of(two_workers)
+    before = two_workers.children()
     ask_until_known(two_workers, key)
     os.kill(before[0], signal.SIGKILL)
-    eventually(lambda: len(set(workers_of(two_workers)) - set(before)) == 1)
+    eventually(lambda: len(set(two_workers.children()) - set(before)) == 1)
     eventually(lambda: two_workers.readiness()[0] == 200)
     assert two_workers.metrics().total("tollgate_worker_restarts_total") == 1
-    assert set(before) & set(workers_of(two_workers)) == {before[1]}
+    assert set(before) & set(two_workers.children()) == {before[1]}
     assert two_workers.events("worker_died")
     for _ in range(20):
         assert ask(two_workers, key).status_code == 200
@@ -146,6 +140,72 @@ def test_several_workers_without_redis_are_refused(tmp_path, cluster, shipped_co
     assert done.returncode == 1
     assert "several workers need a redis_url" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# The process that ships
+
+
+def shipping_of(tollgate: Tollgate) -> int:
+    """Process id of what ships a server's entries."""
+    return eventually(tollgate.children, 5)[0]
+
+
+def test_when_the_process_that_ships_is_killed_another_goes_on_and_nothing_is_lost(tmp_path, cluster, shipped_config):
+    tollgate = Tollgate(tmp_path / "one", cluster, config=shipped_config)
+    with serving(tollgate):
+        key = tollgate.create_account("acme", "wide")
+        ask_until_known(tollgate, key)
+        everything_shipped(tollgate)
+        before = tollgate.usage("acme")["calls"]
+        for _ in range(2):
+            shipping = shipping_of(tollgate)
+            for _ in range(5):
+                assert ask(tollgate, key).status_code == 200
+            os.kill(shipping, signal.SIGKILL)
+            eventually(lambda shipping=shipping: shipping_of(tollgate) != shipping)
+            for _ in range(5):
+                assert ask(tollgate, key).status_code == 200
+        assert tollgate.usage("acme")["calls"] == before + 20, "what waits in the outbox counts, too"
+        everything_shipped(tollgate)
+        assert tollgate.usage("acme")["calls"] == before + 20
+        assert len(tollgate.events("shipping_died")) == 2
+        assert ask(tollgate, key).status_code == 200
+        shipping = shipping_of(tollgate)
+        os.kill(shipping, signal.SIGTERM)  # as from whoever ends all processes of a group at once
+        assert tollgate.terminate() == 0
+    assert not list_of_pending(tollgate)
+    assert not Path(f"/proc/{shipping}").exists()
+    assert tollgate.usage("acme")["calls"] == before + 21
+    assert len(tollgate.events("shipping_died")) == 2
+
+
+def test_the_process_that_ships_ends_with_a_server_that_is_killed(tmp_path, cluster, shipped_config):
+    tollgate = Tollgate(tmp_path / "one", cluster, config=shipped_config)
+    with serving(tollgate):
+        shipping = shipping_of(tollgate)
+        tollgate.kill()
+        eventually(lambda: not is_running(shipping), 2)
+
+
+def test_a_price_version_that_comes_with_a_reload_is_kept_with_its_entries(tmp_path, cluster, config):
+    with serving(Tollgate(tmp_path / "one", cluster, config=config)) as tollgate:
+        key = tollgate.create_account("acme", "wide")
+        ask_until_known(tollgate, key)
+        everything_shipped(tollgate)
+        prices = config / "prices.yaml"
+        old = prices.read_text()
+        version = old[old.index("  - id:") :].replace('"2025-01"', '"new"').replace("input: 1.80", "input: 2.80")
+        effective = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + 1))
+        prices.write_text(f"{old}\n{version.replace('2025-01-01T00:00:00+01:00', effective)}")
+        tollgate.signal(signal.SIGHUP)
+        eventually(lambda: tollgate.metrics().total("tollgate_settings_reloads_total", result="taken") == 1)
+        time.sleep(1.1)
+        assert ask(tollgate, key).status_code == 200
+        everything_shipped(tollgate)
+        with contextlib.closing(sqlite3.connect(tollgate.state / "ledger.db")) as ledger:
+            assert ledger.execute("SELECT id FROM price_versions ORDER BY id").fetchall() == [("2025-01",), ("new",)]
+            rated = ledger.execute("SELECT price_version FROM entries ORDER BY settled_ms DESC LIMIT 1").fetchone()
+        assert rated == ("new",)
 
 
 # The end
@@ -230,8 +290,6 @@ def is_listening(port: int) -> bool:
 
 def list_of_pending(tollgate: Tollgate) -> list[object]:
     """Entries that are left in the outboxes of a proxy that has ended."""
-    import sqlite3
-
     found: list[object] = []
     for path in tollgate.state.glob("outbox-?.db"):
         with contextlib.closing(sqlite3.connect(path)) as connection:

@@ -24,6 +24,7 @@ from proxy.ledger.outbox import Outbox
 from proxy.ledger.shipping_messages import Begin
 from proxy.ledger.shipping_process import NICER, ShippingProcess
 from tests.ledger.support import entry, rows_of
+from tests.support.process import is_running
 
 START_S = 20.0
 
@@ -55,12 +56,6 @@ async def until(condition, seconds=START_S):
 async def process_of(shipping) -> int:
     await until(lambda: shipping.pid is not None)
     return shipping.pid
-
-
-def is_alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 def command_line(pid: int) -> str:
@@ -160,7 +155,7 @@ async def test_signals_for_the_whole_group_do_not_end_it(shipping, outbox):
     await until(lambda: outbox.depth == 0)
     assert shipping.pid == pid
     assert await shipping.drain(10)
-    assert not is_alive(pid)
+    assert not is_running(pid)
 
 
 async def test_what_cannot_be_removed_is_sent_again(shipping, outbox, ledger, monkeypatch):
@@ -239,10 +234,10 @@ async def test_a_process_without_a_parent_ends_by_itself(sqlite_ledger, is_locke
         )
         child = int(await parent.stdout.readline())
         await asyncio.sleep(1.5)
-        assert is_alive(child)
+        assert is_running(child)
         parent.kill()
         await parent.wait()
-        await until(lambda: not is_alive(child), 2)
+        await until(lambda: not is_running(child), 2)
     database = Database.open(url)
     outbox = Outbox(folder / "outbox-0.db")
     shipping = ShippingProcess(outbox, Location(url, folder), book())

@@ -37,6 +37,13 @@ def eventually(holds: Callable[[], Any], seconds: float = 10.0, every_s: float =
         time.sleep(every_s)
 
 
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and not only its exit code, which nobody may have asked for."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
 @contextlib.contextmanager
 def simulator(folder: Path, tokens_per_second: float = 0) -> Iterator[str]:
     """Run a simulated cluster in a process of its own and yield its base URL."""
@@ -174,6 +181,12 @@ class Tollgate:
         """Return its log lines about one event."""
         lines = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
         return [line for line in lines if line.get("event") == name]
+
+    def children(self) -> list[int]:
+        """Return the ids of its child processes: workers of a supervisor; of one that serves, the one that ships."""
+        assert self.process is not None
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     # What operators ask
 
