@@ -16,6 +16,7 @@ from proxy.telemetry.metrics import Metrics
 from proxy.upstream.failures import FailureKind
 from proxy.upstream.pool import UpstreamPool
 
+_REPORTED = Source.REPORTED
 NONE = "none"
 """Stands in labels for what was not known when the call ended."""
 
@@ -124,7 +125,7 @@ class Observer:
         metrics = self._metrics
         model = report.call.model.id if report.call is not None else NONE
         tier = report.tier.id if report.tier is not None else NONE
-        outcome = report.outcome.value if report.outcome is not None else "refused"
+        outcome = report.outcome if report.outcome is not None else "refused"
         first_byte_s = report.first_byte_s - report.started_s if report.first_byte_s is not None else None
         metrics.call_ended(
             report.route,
@@ -146,21 +147,28 @@ class Observer:
 def _line(report: Report, model: str, tier: str, outcome: str, first_byte_s: float | None) -> CallLine:
     principal = report.principal
     charge = report.charge
+    tokens: dict[str, int] = {}
+    is_estimated = False
+    if charge is not None:
+        for line in charge.lines:
+            tokens[line.usage_type] = line.amount
+            if line.source is not _REPORTED:
+                is_estimated = is_estimated or line.source is Source.ESTIMATED
     return CallLine(
-        call_id=report.call_id,
+        report.call_id,
+        report.route,
+        report.status,
+        outcome,
+        int((report.ended_s - report.started_s) * 1_000_000) / 1000,
         account=principal.account.name if principal is not None else None,
         key_id=principal.key.id if principal is not None else None,
-        endpoint=report.route,
         model=model,
         tier=tier,
-        status=report.status,
-        outcome=outcome,
         streamed=report.call is not None and report.call.stream,
-        estimated=charge is not None and any(line.source is Source.ESTIMATED for line in charge.lines),
-        tokens={line.usage_type.value: line.amount for line in charge.lines} if charge is not None else {},
+        tokens=tokens,
+        estimated=is_estimated,
         cost_eur=euros_text(charge.total_pico) if charge is not None else None,
         ttft_ms=_ms(first_byte_s),
-        duration_ms=_ms(report.ended_s - report.started_s) or 0,
         overhead_ms=_ms(report.overhead_s),
         upstream=report.upstream,
         bound=report.bound,

@@ -49,6 +49,7 @@ _ENDS_HERE: Final = _HOP_BY_HOP | {
     b"x-api-key",
     b"api-key",
 }
+_LOOKED_AT: Final = _ENDS_HERE | {b"tracestate"}
 _ANSWER_ENDS_HERE: Final = _HOP_BY_HOP | {
     b"content-length",
     b"date",
@@ -87,40 +88,46 @@ def upstream_lines(headers: Iterable[tuple[bytes, bytes]], call_id: str) -> byte
     A valid ``traceparent`` keeps its trace and gets our span as parent; otherwise a trace begins here, named by the
     call id.
     """
-    drop = _ENDS_HERE
     lines = []
-    trace = b""
-    state = b""
+    trace = state = b""
+    hops: frozenset[bytes] | None = None
     for raw_name, value in headers:
         name = raw_name.lower()
-        if name == b"traceparent":
+        if name not in _LOOKED_AT:
+            lines.append(b"%b: %b\r\n" % (name, value))
+        elif name == b"traceparent":
             trace = value.strip()
         elif name == b"tracestate":
             state = value
         elif name == b"connection":
-            drop = _ENDS_HERE | _connection_listed(headers)
-        elif name not in drop:
-            lines.append((name, value))
-    if drop is not _ENDS_HERE:
-        lines = [line for line in lines if line[0] not in drop]
+            hops = _connection_listed(headers)
+    if hops:
+        lines = [line for line in lines if line.partition(b":")[0] not in hops]
     identity = call_id.encode()
     compact = identity.replace(b"-", b"")
-    if _TRACEPARENT.fullmatch(trace):
+    if trace and _TRACEPARENT.fullmatch(trace):
         parent = b"%b-%b-%b" % (trace[:35], compact[16:], trace[53:])
         if state:
-            lines.append((b"tracestate", state))
+            lines.append(b"tracestate: %b\r\n" % state)
     else:
         parent = b"00-%b-%b-00" % (compact, compact[16:])
-    lines += [(b"x-request-id", identity), (b"traceparent", parent)]
-    return b"".join([b"%b: %b\r\n" % line for line in lines])
+    lines.append(b"x-request-id: %b\r\ntraceparent: %b\r\n" % (identity, parent))
+    return b"".join(lines)
 
 
 def answer_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the header lines of an upstream's answer that a client gets, but for those the proxy sets itself."""
-    kept = [line for line in headers if line[0] not in _ANSWER_ENDS_HERE and not line[0].startswith(b"x-ratelimit-")]
-    listed = _connection_listed(headers)
-    if listed:
-        kept = [line for line in kept if line[0] not in listed]
+    kept = []
+    hops: frozenset[bytes] | None = None
+    for line in headers:
+        name = line[0]
+        if name not in _ANSWER_ENDS_HERE:
+            if not name.startswith(b"x-ratelimit-"):
+                kept.append(line)
+        elif name == b"connection":
+            hops = _connection_listed(headers)
+    if hops:
+        kept = [line for line in kept if line[0] not in hops]
     return b"".join([b"%b: %b\r\n" % line for line in kept])
 
 

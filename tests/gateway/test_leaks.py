@@ -275,7 +275,7 @@ class Remains(msgspec.Struct):
     async def once_quiet(cls, stack: Stack) -> "Remains":
         """Wait until every call is settled and idle connections have been closed; then count."""
         async with asyncio.timeout(20):
-            while any(pool.connections for pool in stack.app.pools.all()):  # noqa: ASYNC110 - the proxy has no event for it
+            while any(pool.connections for pool in stack.app.pools.all()):
                 await asyncio.sleep(0.05)
         await stack.settled()
         await asyncio.sleep(0.2)

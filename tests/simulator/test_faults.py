@@ -13,7 +13,7 @@ from tests.simulator.exchange import CHAT, WITH_USAGE, chat, chunks, events, exc
 async def _until(condition: Callable[[], bool]) -> None:
     """Let the cluster run until a condition of its counters holds."""
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  # counters tell nobody when they change
+        while not condition():  # counters tell nobody when they change
             await asyncio.sleep(0.005)
 
 
