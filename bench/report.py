@@ -28,7 +28,9 @@ def machine() -> str:
 def rows(result: Result) -> list[tuple[str, ...]]:
     """Return the table rows of a scenario: the judged figure first."""
     scenario = result.scenario
-    floor = f">= {scenario.floor_ratio}x" if scenario.floor_ratio else f"< {scenario.ceiling_ms} ms"
+    floor = f">= {scenario.floor_ratio}x" if scenario.floor_ratio else ""
+    if scenario.ceiling_ms:
+        floor = f"< {scenario.ceiling_ms} ms"
     latency = "call_ms" if scenario.unit == "calls" else "chunk_ms"
     figures = [
         (f"{scenario.unit}/s", f"{scenario.unit}_per_s", "{:,.0f}"),

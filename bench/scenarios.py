@@ -25,6 +25,8 @@ class Scenario:
         unit: what is counted: calls or chunks.
         judged_by: field of the client's line that is reported; a dotted path.
         floor_ratio: least ratio of Tollgate's figure to the baseline's; None: not judged by ratio.
+        usage: "final": the upstream sends usage at the end only, as most engines do; None: as vLLM, in every chunk for
+            whoever asks for it, as Tollgate does, so that a stream that breaks off is metered to the token.
         ceiling_ms: judged by Tollgate's own figure instead, in milliseconds.
     """
 
@@ -37,11 +39,31 @@ class Scenario:
     judged_by: str
     floor_ratio: float | None = None
     ceiling_ms: float | None = None
+    usage: str | None = None
 
 
 SCENARIOS = (
     Scenario("plain", "plain calls, 64 connections", 64, 0, 0, "calls", "calls_per_s", floor_ratio=1.2),
-    Scenario("burst", "streams of 1,000 deltas at once, 32 connections", 32, 1000, 0, "chunks", "chunks_per_s", 1.5),
+    Scenario(
+        "burst",
+        "streams of 1,000 deltas at once, 32 connections",
+        32,
+        1000,
+        0,
+        "chunks",
+        "chunks_per_s",
+        floor_ratio=1.5,
+        usage="final",
+    ),
+    Scenario(
+        "burst-vllm",
+        "the same, with usage in every chunk for Tollgate, which cuts it out again",
+        32,
+        1000,
+        0,
+        "chunks",
+        "chunks_per_s",
+    ),
     Scenario(
         "paced",
         "400 streams of 50 tokens/s, added latency",
@@ -61,7 +83,8 @@ def measure(scenario: Scenario, proxy: Server, token: str, seconds: float, warmu
     Processor seconds cover the warm-up and the work after the load; the counts they are divided by, the warm-up too.
     """
     words = [WORK / "client", "127.0.0.1", proxy.port, token, scenario.connections, seconds, warmup_seconds]
-    command = [*pinned(OTHER_CORE), *map(str, [*words, scenario.deltas, scenario.interval_us])]
+    words += [scenario.deltas, scenario.interval_us, *([scenario.usage] if scenario.usage else [])]
+    command = [*pinned(OTHER_CORE), *map(str, words)]
     before, loop_before = proxy.cpu_seconds(), proxy.loop_seconds()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -110,8 +110,8 @@ def _run(figure: float, **more: float) -> dict[str, Any]:
         (0, [_run(100), _run(100), _run(10)], [_run(130), _run(119), _run(13)], None),
         (0, [_run(100)], [_run(119)], "plain: 1.19x is under 1.2x"),
         (0, [_run(100)], [_run(200, not_200=3)], "plain: 3 answers were broken or refused"),
-        (2, [_run(9)], [_run(1.9)], None),
-        (2, [_run(9)], [_run(2.0)], "paced: 2.00 ms is not under 2.0 ms"),
+        (3, [_run(9)], [_run(1.9)], None),
+        (3, [_run(9)], [_run(2.0)], "paced: 2.00 ms is not under 2.0 ms"),
     ],
 )
 def test_a_floor_is_held_by_the_median_of_the_rounds(

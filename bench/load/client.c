@@ -1,9 +1,9 @@
 /* A load client for OpenAI-like servers: one thread, epoll, keep-alive, one call at a time on each connection.
  *
- *   client HOST PORT TOKEN CONNECTIONS SECONDS WARMUP_SECONDS DELTAS INTERVAL_US
+ *   client HOST PORT TOKEN CONNECTIONS SECONDS WARMUP_SECONDS DELTAS INTERVAL_US [USAGE]
  *
  * DELTAS 0 makes plain calls; more makes streams of so many deltas, INTERVAL_US apart (0: a burst), which upstream.c
- * understands. What happens in the first WARMUP_SECONDS is not counted. Prints one JSON line:
+ * understands. USAGE "final" asks upstream.c for usage at the end only, whatever a proxy asks for. What happens in the first WARMUP_SECONDS is not counted. Prints one JSON line:
  *   calls_per_s, chunks_per_s, calls, chunks   answers that were whole, and deltas in them or in those under way
  *   not_200, errors                            other statuses; broken, short or malformed answers (never both)
  *   call_ms, chunk_ms, first_ms                from sending to the last byte; from the upstream's making a delta to
@@ -256,15 +256,17 @@ static void print_ms(const char *name, const Histogram *h) {
            percentile_ms(h, 0.95), percentile_ms(h, 0.99), (double)h->max / 1000.0);
 }
 
-static void compose_request(char **words, int interval_us) {
-    char body[1024], pace[64] = "";
+static void compose_request(char **words, int interval_us, const char *usage) {
+    char body[1024], pace[64] = "", wanted[64] = "";
+    if (usage)
+        snprintf(wanted, sizeof wanted, ",\"x_usage\":\"%.20s\"", usage);
     if (interval_us)
         sprintf(pace, " interval_us=%d", interval_us);
     const char *streamed = deltas_wanted ? ",\"stream\":true" : "";
     int bytes = sprintf(body,
                         "{\"model\":\"gpt-oss:120b\",\"messages\":[{\"role\":\"user\",\"content\":\"How do plants grow?%s\"}],"
-                        "\"max_tokens\":%d,\"temperature\":0.7%s}",
-                        pace, deltas_wanted ? deltas_wanted : 100, streamed);
+                        "\"max_tokens\":%d,\"temperature\":0.7%s%s}",
+                        pace, deltas_wanted ? deltas_wanted : 100, streamed, wanted);
     request_bytes = (size_t)sprintf(request,
                                     "POST /v1/chat/completions HTTP/1.1\r\nHost: %s:%s\r\nAuthorization: Bearer %s\r\n"
                                     "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
@@ -272,8 +274,8 @@ static void compose_request(char **words, int interval_us) {
 }
 
 int main(int count, char **words) {
-    if (count != 9) {
-        fprintf(stderr, "usage: client HOST PORT TOKEN CONNECTIONS SECONDS WARMUP_SECONDS DELTAS INTERVAL_US\n");
+    if (count != 9 && count != 10) {
+        fprintf(stderr, "usage: client HOST PORT TOKEN CONNECTIONS SECONDS WARMUP_SECONDS DELTAS INTERVAL_US [USAGE]\n");
         return 2;
     }
     server.sin_family = AF_INET;
@@ -281,7 +283,7 @@ int main(int count, char **words) {
     inet_pton(AF_INET, words[1], &server.sin_addr);
     int connections = atoi(words[4]), opened = 0;
     deltas_wanted = atoi(words[7]);
-    compose_request(words, atoi(words[8]));
+    compose_request(words, atoi(words[8]), count == 10 ? words[9] : NULL);
     signal(SIGPIPE, SIG_IGN);
     poll_fd = epoll_create1(0);
     Connection *all = calloc((size_t)connections, sizeof *all);

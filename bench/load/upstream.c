@@ -8,6 +8,7 @@
  *   interval_us=N           anywhere in the body: N microseconds between deltas; absent: as fast as they are taken
  *   "include_usage":true    a usage event before [DONE]
  *   "continuous_usage_stats":true   usage in every event, as vLLM does
+ *   "x_usage":"final"               ... but not even then, as most engines do
  *
  * Each delta's content is '@' and 20 digits: the CLOCK_MONOTONIC nanoseconds at which it was made. Whoever reads it
  * on the same machine knows how long it was on its way.
@@ -208,7 +209,7 @@ static int next_request(Connection *c) {
     text[body] = 0;
     c->streaming = is_true(text, "\"stream\"");
     c->with_usage = is_true(text, "\"include_usage\"");
-    c->with_running = is_true(text, "\"continuous_usage_stats\"");
+    c->with_running = is_true(text, "\"continuous_usage_stats\"") && !strstr(text, "\"x_usage\":\"final\"");
     c->deltas = (int)number_after(text, "\"max_tokens\":", DELTAS);
     c->interval_us = number_after(text, "interval_us=", 0);
     c->sent = 0;
