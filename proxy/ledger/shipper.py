@@ -153,7 +153,7 @@ class Shipper:
         groups = await self._outbox.oldest(self._batch_max)
         entries = [entry for group in groups for entry in group.entries]
         try:
-            new = await self._ledger.insert(entries)
+            new = await self._insert(entries)
             refused: list[tuple[Entry, str]] = []
         except LedgerRefusedError:
             new, refused = await self._ship_apart(entries)
@@ -161,13 +161,22 @@ class Shipper:
         self.shipped += new
         self.refused += len(refused)
 
+    async def _insert(self, entries: Sequence[Entry]) -> int:
+        """Insert to the end, also when cancelled: a transaction that is cut leaves SQLite locked for a while."""
+        work = asyncio.ensure_future(self._ledger.insert(entries))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            raise
+
     async def _ship_apart(self, entries: Sequence[Entry]) -> tuple[int, list[tuple[Entry, str]]]:
         """Ship one at a time: whoever the ledger refuses is set aside, the others arrive."""
         new = 0
         refused: list[tuple[Entry, str]] = []
         for entry in entries:
             try:
-                new += await self._ledger.insert([entry])
+                new += await self._insert([entry])
             except LedgerRefusedError as exc:
                 refused.append((entry, str(exc)))
                 _log.error("ledger_refused_entry", call_id=entry.call_id, account_id=entry.account_id, error=str(exc))
