@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import structlog
 
+from proxy.clock import unix_ms
 from proxy.core.endpoints import ENDPOINTS
 from proxy.core.quotas import LIMIT_NAMES
 from proxy.gateway import Gateway
@@ -32,7 +33,7 @@ from proxy.limiter.memory import MemoryLimiter
 from proxy.limiter.redis import RedisLimiter
 from proxy.observer import Observer
 from proxy.settings.holder import SettingsHolder
-from proxy.settlement import Settlement, wall_ms
+from proxy.settlement import Settlement
 from proxy.tasks import Tasks
 from proxy.telemetry.logs import CallLog, log_failure
 from proxy.telemetry.metrics import Metrics, sample_loop_lag
@@ -189,7 +190,7 @@ class App:
         proxy = self._holder.current.proxy
         hold_ttl_ms = proxy.limiter.hold_ttl_s * 1000
         if proxy.redis_url is None:
-            return MemoryLimiter(wall_ms, hold_ttl_ms, self.ledger.seed)
+            return MemoryLimiter(unix_ms, hold_ttl_ms, self.ledger.seed)
         return DegradedLimiter(
             RedisLimiter(proxy.redis_url, hold_ttl_ms, proxy.limiter.redis_timeout_ms, self.ledger.seed),
             proxy.limiter.degraded_share_percent,
@@ -236,7 +237,7 @@ class App:
 
     def _outbox_age_s(self) -> float:
         oldest_ms = self.outbox.oldest_ms
-        return max(0, wall_ms() - oldest_ms) / 1000 if oldest_ms is not None else 0.0
+        return max(0, unix_ms() - oldest_ms) / 1000 if oldest_ms is not None else 0.0
 
     def _is_degraded(self) -> bool:
         return isinstance(self.limiter, DegradedLimiter) and self.limiter.is_degraded

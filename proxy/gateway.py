@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import msgspec
 from uuid_utils import uuid7
 
+from proxy.clock import unix_ms
 from proxy.core.accounts import Principal
 from proxy.core.catalogue import Upstream
 from proxy.core.endpoints import Endpoint
@@ -28,7 +29,7 @@ from proxy.limiter import Limiter, LimiterUnavailableError
 from proxy.months import Months
 from proxy.observer import Observer, Report
 from proxy.settings.types import Settings
-from proxy.settlement import Flight, Settlement, wall_ms
+from proxy.settlement import Flight, Settlement
 from proxy.tasks import Tasks
 from proxy.upstream.connection import Headers
 from proxy.upstream.documented import documented_error, failure_error
@@ -165,7 +166,7 @@ class Gateway:
 
     async def _prepare(self, incoming: Incoming, report: Report) -> Flight:
         settings = self._settings()
-        now_ms = wall_ms()
+        now_ms = unix_ms()
         principal = self._authenticate(incoming.token(), now_ms)
         tier = settings.tiers.get(principal.account.tier)
         if tier is None:  # a reload took away a tier that an account still holds

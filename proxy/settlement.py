@@ -5,9 +5,9 @@ heartbeats and checkpoints of calls in flight. What does not: the call's way (ga
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 
+from proxy.clock import unix_ms
 from proxy.core.accounts import Principal
 from proxy.core.calls import PreparedCall
 from proxy.core.catalogue import Tier, Upstream
@@ -77,11 +77,6 @@ class Flight:
         if self.relay is None or not self.relay.streaming or self.relay.meter is None:
             return NOTHING
         return self.relay.meter.known()
-
-
-def wall_ms() -> int:
-    """Return Unix time in whole milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 class Settlement:
@@ -166,7 +161,7 @@ class Settlement:
             tariff_class=TariffClass.STANDARD,
             outcome=outcome,
             admitted_ms=flight.admitted_ms,
-            settled_ms=wall_ms(),
+            settled_ms=unix_ms(),
             charge=charge,
             upstream=flight.upstream.name if flight.upstream is not None else "",
             streamed=flight.call.stream,
@@ -176,7 +171,7 @@ class Settlement:
         """Renew holds and leave checkpoints until cancelled."""
         while True:
             await asyncio.sleep(self._heartbeat_s)
-            await self.beat_once(wall_ms())
+            await self.beat_once(unix_ms())
 
     async def beat_once(self, now_ms: int) -> None:
         """Renew the hold of every call that is older than an interval; checkpoint what its stream has produced."""

@@ -11,11 +11,11 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
+from proxy.clock import unix_ms
 from proxy.core.catalogue import Model
 from proxy.core.money import euros_text
 from proxy.core.pricing import PriceBook
 from proxy.settings.checks import instant_text
-from proxy.settings.holder import unix_ms
 from proxy.settings.loader import load_settings
 from proxy.settings.mistakes import SettingsError, masked
 from proxy.settings.types import Settings

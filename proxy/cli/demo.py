@@ -19,6 +19,7 @@ from proxy.app import App
 from proxy.app import serve as serve_one
 from proxy.cli.ledger_session import config_option
 from proxy.cli.serve import load_holder, run
+from proxy.clock import unix_ms
 from proxy.ledger.accounts import Accounts
 from proxy.ledger.database import Database
 from proxy.ledger.directory import Directory
@@ -28,7 +29,6 @@ from proxy.ledger.location import locate
 from proxy.ledger.migrations import migrate
 from proxy.settings.holder import SettingsHolder
 from proxy.settings.types import Settings
-from proxy.settlement import wall_ms
 from proxy.simulator import Options, SimulatedCluster
 from proxy.telemetry.logs import configure
 
@@ -98,7 +98,7 @@ async def _demo_token(settings: Settings) -> str:
 async def _is_valid(database: Database, token: str) -> bool:
     directory = Directory(database)
     await directory.refresh()
-    return directory.authenticate(token, wall_ms()) is not None
+    return directory.authenticate(token, unix_ms()) is not None
 
 
 def _greet(app: App, holder: SettingsHolder, token: str, upstream: str, config_dir: Path) -> None:

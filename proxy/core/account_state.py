@@ -200,9 +200,7 @@ class AccountState:
     def peek(self, limits: Sequence[Limit], now_ms: int) -> Admission:
         """Return the states."""
         now_ms = self._advance(now_ms)
-        return Admission(
-            admitted=True, now_ms=now_ms, states=self._states(limits, self._aged(limits, now_ms), now_ms)
-        )
+        return Admission(admitted=True, now_ms=now_ms, states=self._states(limits, self._aged(limits, now_ms), now_ms))
 
     def dump(self) -> dict[str, object]:
         """Return everything as plain values, for comparing."""

@@ -5,7 +5,6 @@ told. What does not: accounts, keys and credit (accounts.py, directory.py), and 
 (shipper.py).
 """
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
@@ -14,6 +13,7 @@ import msgspec
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from proxy.clock import unix_ms
 from proxy.core.entries import Entry
 from proxy.core.limits import Limit, LimitKind, Stamp
 from proxy.core.money import nano_from_pico_up
@@ -32,10 +32,6 @@ _SEED_CALLS_MAX: Final = 4096
 _SEED_CALLS_MS: Final = 600_000
 """A settlement that is still on its way to a limiter which has lost its data is not older."""
 _to_json: Final = msgspec.json.Encoder().encode
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class UsageLine(msgspec.Struct, frozen=True):
@@ -77,7 +73,7 @@ class Ledger:
         database: Database,
         outbox: Outbox | None = None,
         book: PriceBook | None = None,
-        clock_ms: Callable[[], int] = _now_ms,
+        clock_ms: Callable[[], int] = unix_ms,
     ) -> None:
         self._database = database
         self._outbox = outbox

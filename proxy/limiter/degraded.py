@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Sequence
 
 import msgspec
 
+from proxy.clock import unix_ms
 from proxy.core.limits import Admission, Limit, LimitKind, Stamp
 from proxy.limiter import LimiterUnavailableError, RecordingLimiter
 from proxy.limiter.memory import MemoryLimiter
@@ -34,10 +35,6 @@ _log = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # account id, call id
 Taken = tuple[tuple[Limit, ...], tuple[int, ...]]
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class DegradedLimiter:
@@ -63,7 +60,7 @@ class DegradedLimiter:
         primary: RecordingLimiter,
         share_percent: int,
         max_s: int,
-        clock_ms: Callable[[], int] = _wall_ms,
+        clock_ms: Callable[[], int] = unix_ms,
         hold_ttl_ms: int = 60_000,
         probe_s: float = PROBE_S,
     ) -> None:

@@ -4,7 +4,6 @@ What belongs here: replacing the settings by new ones, or keeping them when the 
 does not: when to reload (the app, on SIGHUP), and telling others.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
@@ -12,18 +11,12 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec import inspect
 
+from proxy.clock import unix_ms
 from proxy.settings.loader import load_settings
 from proxy.settings.mistakes import Mistake, SettingsError
 from proxy.settings.types import Settings
 
 S = TypeVar("S", bound=msgspec.Struct)
-
-_NS_PER_MS: Final = 1_000_000
-
-
-def unix_ms() -> int:
-    """Return the system's clock, Unix milliseconds."""
-    return time.time_ns() // _NS_PER_MS
 
 
 class SettingsHolder:

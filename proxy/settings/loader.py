@@ -5,13 +5,13 @@ uses. What does not: types (walker.py), checks between settings (checks.py), the
 """
 
 import difflib
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
 
+from proxy.clock import unix_ms
 from proxy.core.catalogue import Engine, Model, Tier, Upstream
 from proxy.core.pricing import PriceBook, PriceVersion
 from proxy.core.usage import TariffClass, UsageType
@@ -35,7 +35,6 @@ FILES: Final[Mapping[str, type[msgspec.Struct]]] = {
 ONE_UPSTREAM: Final = "upstream"
 """Name of the upstream that TOLLGATE_UPSTREAM makes."""
 
-_NS_PER_MS: Final = 1_000_000
 _NEAR: Final = 0.85  # likeness from which on a file's name counts as misspelt
 T = TypeVar("T")
 
@@ -58,7 +57,7 @@ def load_settings(
     Raises:
         SettingsError: it holds mistakes; the error carries all of them.
     """
-    return _Loading(config_dir, environ, time.time_ns() // _NS_PER_MS if now_ms is None else now_ms).run(previous)
+    return _Loading(config_dir, environ, unix_ms() if now_ms is None else now_ms).run(previous)
 
 
 class _Loading:

@@ -20,9 +20,9 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from proxy.clock import unix_ms
 from proxy.core.entries import Outcome
 from proxy.core.quotas import limits_of
-from proxy.settlement import wall_ms
 from proxy.simulator import Options, SimulatedCluster
 from proxy.upstream.connection import UpstreamConnection
 from tests.support.services import free_port
@@ -306,7 +306,7 @@ async def check_that_nothing_is_held(stack: Stack) -> None:
     assert app.public._server.connections == []
     settings = app._holder.current
     for account in app.directory.accounts.values():
-        month = app.gateway._months.at(wall_ms(), account.timezone)
+        month = app.gateway._months.at(unix_ms(), account.timezone)
         limits = limits_of(settings.tiers[account.tier], month.name, month.ends_ms)
         peeked = await app.limiter.peek(account.id, limits)
         assert {state.name: state.held for state in peeked.states if state.held} == {}, account.name

@@ -11,13 +11,13 @@ from typing import Any
 import aiohttp
 
 from proxy.app import App
+from proxy.clock import unix_ms
 from proxy.core.calendar import month_of
 from proxy.core.entries import Entry
 from proxy.ledger.accounts import Accounts
 from proxy.ledger.keys import Keys, NewKey
 from proxy.ledger.store import MonthUsage
 from proxy.settings.holder import SettingsHolder
-from proxy.settlement import wall_ms
 from proxy.simulator import Options, SimulatedCluster
 from tests.support.services import free_port
 
@@ -94,12 +94,12 @@ class Stack:
     async def usage(self, account: str | None = None) -> MonthUsage:
         """Return what the ledger says of the present month, once everything is settled."""
         await self.settled()
-        return await self.app.ledger.usage(account or self.account, month_of(wall_ms(), "Europe/Paris"))
+        return await self.app.ledger.usage(account or self.account, month_of(unix_ms(), "Europe/Paris"))
 
     async def entries(self, account: str | None = None) -> list[Entry]:
         """Return the entries of the present month, once everything is settled."""
         await self.settled()
-        return await self.app.ledger.entries_of(account or self.account, month_of(wall_ms(), "Europe/Paris"))
+        return await self.app.ledger.entries_of(account or self.account, month_of(unix_ms(), "Europe/Paris"))
 
 
 @contextlib.asynccontextmanager
