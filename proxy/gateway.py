@@ -14,6 +14,7 @@ from uuid_utils import uuid7
 
 from proxy.clock import unix_ms
 from proxy.core.accounts import Principal
+from proxy.core.calls import Form
 from proxy.core.catalogue import Upstream
 from proxy.core.endpoints import Endpoint
 from proxy.core.entries import Outcome
@@ -69,7 +70,10 @@ class Incoming(Protocol):
         """The request's headers as they came."""
 
     def body(self) -> Awaitable[bytes]:
-        """The whole body. Raises ApiError (400, 413)."""
+        """The whole body. Raises ApiError (400, 408, 413)."""
+
+    def form(self) -> Awaitable[Form]:
+        """The whole body as a form. Raises ApiError (400, 408, 413)."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -177,8 +181,8 @@ class Gateway:
         limits = allowance.limits
         report.principal, report.tier, report.allowance = principal, tier, allowance
         endpoint = incoming.endpoint
-        default_max_tokens = settings.proxy.limiter.default_max_tokens
-        call = endpoint.prepare(await incoming.body(), settings.models, endpoint.route, default_max_tokens)
+        received = await (incoming.form() if endpoint.takes_form else incoming.body())
+        call = endpoint.prepare(received, endpoint.route, settings.terms)
         report.call = call
         prices = settings.prices.version_at(now_ms)
         needs = amounts(limits, call.output_tokens_max, cost_bound_pico(call, prices, TariffClass.STANDARD))
@@ -231,7 +235,7 @@ class Gateway:
         settings = self._settings().proxy
         call, endpoint = flight.call, flight.endpoint
         lines = upstream_lines(incoming.raw_headers(), flight.call_id)
-        request = Request(endpoint.method, endpoint.route, lines, call.body)
+        request = Request(endpoint, call, lines)
 
         def head(headers: Headers) -> bytes:
             report.status = OK
@@ -240,7 +244,8 @@ class Gateway:
         def new_relay(pool: UpstreamPool) -> Relay:
             flight.upstream = pool.upstream
             report.upstream = pool.upstream.name
-            meter = endpoint.stream_meter(pool.upstream.engine, call) if call.stream else None
+            streams = call.stream and endpoint.stream_meter is not None
+            meter = endpoint.stream_meter(pool.upstream.engine, call) if streams else None  # type: ignore[misc]
             relay = flight.relay = Relay(
                 incoming.port,
                 meter,
@@ -301,7 +306,13 @@ class Gateway:
             raise documented_error(relay.status, relay.body) if relay.status != OK else unavailable()
         await self._settle(flight, reading, Outcome.FINISHED, report)
         report.status = OK
-        return Answer(OK, answer_lines(relay.headers) + self._lines(report), relay.body)
+        lines = answer_lines(relay.headers) + self._lines(report)
+        show = flight.endpoint.show
+        if show is None:
+            return Answer(OK, lines, relay.body)
+        assert isinstance(flight.upstream, Upstream)
+        shown = show(flight.upstream.engine, relay.body, flight.call, flight.call_id)
+        return Answer(OK, lines, shown.body, shown.content_type)
 
     def _read(self, flight: Flight, relay: Relay) -> Reading | None:
         """Read the usage of a whole answer; None: it is none."""

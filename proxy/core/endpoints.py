@@ -10,8 +10,9 @@ from typing import Final
 
 import msgspec
 
-from proxy.core.calls import PreparedCall, prepare_chat
-from proxy.core.catalogue import Engine, Model
+from proxy.core.calls import Form, PreparedCall, Sent, Shown, Terms
+from proxy.core.calls.chat import prepare_chat
+from proxy.core.catalogue import Engine
 from proxy.core.meters import Reading, StreamMeter, read_body, stream_meter
 from proxy.core.usage import UsageType
 
@@ -25,6 +26,7 @@ ROUTE_USAGE_TYPES: Final[Mapping[str, tuple[UsageType, ...]]] = MappingProxyType
         "/v1/rerank": (UsageType.RERANK,),
         "/v2/rerank": (UsageType.RERANK,),
         "/v1/audio/transcriptions": (UsageType.AUDIO_MINUTES,),
+        "/v1/audio/translations": (UsageType.AUDIO_MINUTES,),
     }
 )
 """What a call to each documented route can use: each needs a price before a model may name the route."""
@@ -37,17 +39,27 @@ class Endpoint(msgspec.Struct, frozen=True):
         route: documented path, for example ``/v1/chat/completions``.
         method: HTTP method.
         usage_types: everything that a call can use.
-        prepare: checks a body and makes it ready: (body, models by name, route, default max_tokens) -> call.
-        stream_meter: makes the meter of a streamed answer: (engine, call) -> meter.
+        prepare: checks a request and makes it ready: (body or form, route, terms) -> call.
         read_body: reads a whole answer: (engine, body, call) -> reading.
+        stream_meter: makes the meter of a streamed answer: (engine, call) -> meter; None: there are no streams.
+        body_meter: makes the meter of a whole answer that is too large for memory, as it passes: (engine, call) ->
+            meter; None: every answer is collected.
+        takes_form: whether a request is ``multipart/form-data`` instead of JSON.
+        send: makes what one upstream is sent: (call, engine) -> sent; None: ``body`` to ``upstream_route``, as JSON.
+        show: makes the customer's shape of a whole answer: (engine, body, call, call id) -> shown; None: it is relayed
+            untouched.
     """
 
     route: str
     method: str
     usage_types: tuple[UsageType, ...]
-    prepare: Callable[[bytes, Mapping[str, Model], str, int], PreparedCall]
-    stream_meter: Callable[[Engine, PreparedCall], StreamMeter]
+    prepare: Callable[[bytes | Form, str, Terms], PreparedCall]
     read_body: Callable[[Engine, bytes, PreparedCall], Reading]
+    stream_meter: Callable[[Engine, PreparedCall], StreamMeter] | None = None
+    body_meter: Callable[[Engine, PreparedCall], StreamMeter] | None = None
+    takes_form: bool = False
+    send: Callable[[PreparedCall, Engine], Sent] | None = None
+    show: Callable[[Engine, bytes, PreparedCall, str], Shown] | None = None
 
 
 def _text_stream(engine: Engine, call: PreparedCall) -> StreamMeter:
@@ -69,8 +81,8 @@ CHAT_COMPLETIONS: Final = Endpoint(
     "POST",
     ROUTE_USAGE_TYPES["/v1/chat/completions"],
     prepare_chat,
-    _text_stream,
     _text_body,
+    _text_stream,
 )
 
 ENDPOINTS: Final[Mapping[str, Endpoint]] = MappingProxyType({CHAT_COMPLETIONS.route: CHAT_COMPLETIONS})

@@ -57,6 +57,15 @@ def cost_bound_pico(call: PreparedCall, prices: PriceVersion, tariff_class: Tari
     """Return the most that a call can cost, in pico-euros."""
     price = prices.unit_price_pico
     model = call.model.id
-    input_pico = max(price(model, _INPUT, tariff_class), price(model, _CACHED_INPUT, tariff_class))
-    output_pico = max(price(model, _OUTPUT, tariff_class), price(model, _REASONING, tariff_class))
-    return call.input_tokens_max * input_pico + call.output_tokens_max * output_pico
+    if call.output_tokens_max:
+        output_pico = max(price(model, _OUTPUT, tariff_class), price(model, _REASONING, tariff_class))
+        input_pico = max(price(model, _INPUT, tariff_class), price(model, _CACHED_INPUT, tariff_class))
+        return call.output_tokens_max * output_pico + call.input_tokens_max * input_pico
+    total = 0
+    if call.input_tokens_max:
+        total += call.input_tokens_max * price(model, _INPUT, tariff_class)
+    if call.rerank_tokens_max:
+        total += call.rerank_tokens_max * price(model, UsageType.RERANK, tariff_class)
+    if call.audio_minutes_max:
+        total += call.audio_minutes_max * price(model, UsageType.AUDIO_MINUTES, tariff_class)
+    return total

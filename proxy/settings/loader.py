@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from proxy.clock import unix_ms
+from proxy.core.calls import Terms
 from proxy.core.catalogue import Engine, Model, Tier, Upstream
 from proxy.core.pricing import PriceBook, PriceVersion
 from proxy.core.usage import TariffClass, UsageType
@@ -89,7 +90,8 @@ class _Loading:
         mistakes += [mistake for document in self._documents.values() for mistake in document.mistakes]
         if mistakes:
             raise SettingsError(mistakes)
-        return Settings(proxy, tiers_by_id(tiers), book, catalogue, upstreams)
+        terms = Terms(catalogue, proxy.limiter.default_max_tokens)
+        return Settings(proxy, tiers_by_id(tiers), book, catalogue, upstreams, terms)
 
     def _read(self, name: str, shape: type[T]) -> T | None:
         document = self._documents[name]

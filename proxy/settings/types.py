@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from proxy.core.calls import Terms
 from proxy.core.catalogue import Model, Tier, Upstream
 from proxy.core.pricing import PriceBook
 from proxy.settings.mistakes import masked
@@ -172,6 +173,7 @@ class Settings(msgspec.Struct, frozen=True):
         prices: every price version.
         models: by every name that a customer may use (id and aliases).
         upstreams: by name.
+        terms: what of this preparing a call needs.
     """
 
     proxy: ProxySettings
@@ -179,3 +181,4 @@ class Settings(msgspec.Struct, frozen=True):
     prices: PriceBook
     models: dict[str, Model]
     upstreams: dict[str, Upstream]
+    terms: Terms

@@ -7,7 +7,9 @@ never: the upstream may be working on it. What does not: the bytes (connection.p
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from proxy.core.calls import PreparedCall, Sent
 from proxy.core.catalogue import Upstream
+from proxy.core.endpoints import Endpoint
 from proxy.upstream.failures import FailureKind, UpstreamError
 from proxy.upstream.pool import UpstreamPool, UpstreamPools
 from proxy.upstream.relay import Relay
@@ -23,31 +25,32 @@ class Request:
     """What is sent upstream, but for what depends on which one.
 
     Args:
-        method: HTTP method.
-        route: path, for example ``/v1/chat/completions``.
-        lines: header lines of the client that pass.
-        body: JSON, checked and patched. It is sent as such, whatever type the client gave it (curl's default is a
-        form).
+        endpoint: what is called; it knows what each engine is sent.
+        call: the call.
+        lines: header lines of the client that pass. The type is never the client's: curl's default is a form.
     """
 
-    __slots__ = ("_lines", "_method", "_route", "body")
+    __slots__ = ("_call", "_endpoint", "_lines")
 
-    def __init__(self, method: str, route: str, lines: bytes, body: bytes) -> None:
-        self._method = method.encode()
-        self._route = route.encode()
+    def __init__(self, endpoint: Endpoint, call: PreparedCall, lines: bytes) -> None:
+        self._endpoint = endpoint
+        self._call = call
         self._lines = lines
-        self.body = body
 
     def to(self, pool: UpstreamPool) -> bytes:
         """Return the request for one upstream: head and body in one piece."""
-        return b"%b %b%b HTTP/1.1\r\n%b%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
-            self._method,
+        call, send = self._call, self._endpoint.send
+        sent = Sent(call.upstream_route, call.body) if send is None else send(call, pool.upstream.engine)
+        assert isinstance(sent.body, bytes)
+        return b"%b %b%b HTTP/1.1\r\n%b%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (
+            self._endpoint.method.encode(),
             pool.path_prefix,
-            self._route,
+            sent.route.encode(),
             pool.own_lines,
             self._lines,
-            len(self.body),
-            self.body,
+            sent.content_type,
+            len(sent.body),
+            sent.body,
         )
 
 

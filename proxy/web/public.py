@@ -9,8 +9,9 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
+from proxy.core.calls import Form
 from proxy.core.endpoints import ENDPOINTS, Endpoint
-from proxy.core.errors import ApiError, method_not_allowed, route_not_found
+from proxy.core.errors import ApiError, invalid_request, method_not_allowed, route_not_found
 from proxy.gateway import Gateway
 from proxy.settings.types import ProxySettings
 from proxy.telemetry.logs import log_failure
@@ -70,6 +71,10 @@ class _Incoming:
     def body(self) -> Awaitable[bytes]:
         """Read the whole body; a client that waits for it is told to go on. Raises ApiError (400, 408, 413)."""
         return self.port.body(self._settings.sizes.body_bytes_max, self._settings.timeouts.client_body_s)
+
+    async def form(self) -> Form:
+        """Read the whole body as a form. Raises ApiError (400, 408, 413)."""
+        raise invalid_request("Forms are not taken")
 
 
 def _route(exchange: Exchange) -> Endpoint:

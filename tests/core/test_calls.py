@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from proxy.core.calls import TEMPLATE_TOKENS, prepare_chat
+from proxy.core.calls import Terms
+from proxy.core.calls.chat import TEMPLATE_TOKENS, prepare_chat
 from proxy.core.catalogue import Engine, Model, Upstream
 from proxy.core.errors import ApiError
 
@@ -19,7 +20,7 @@ def model(engine=Engine.VLLM, *, upstream_model="gpt-oss:120b", endpoints=(ROUTE
 def prepare(body, engine=Engine.VLLM, **model_options):
     made = model(engine, **model_options)
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return prepare_chat(raw, {"gpt-oss:120b": made, "gpt": made}, ROUTE, 1024)
+    return prepare_chat(raw, ROUTE, Terms({"gpt-oss:120b": made, "gpt": made}, 1024))
 
 
 def chat(**more):
