@@ -5,6 +5,7 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+CLIENTS := tests/sdk/node
 
 # For `make run`; what is empty is provided: the simulated cluster, limits in memory, a ledger in SQLite.
 UPSTREAM ?=
@@ -17,7 +18,7 @@ RUN_ENV = $(if $(UPSTREAM),TOLLGATE_UPSTREAM='$(UPSTREAM)') $(if $(REDIS_URL),TO
 # More words for pytest (`make test ARGS="-k windows"`) and for the bench (`make bench ARGS=--quick`).
 ARGS ?=
 
-.PHONY: help setup services run test lint types layers check bench test-real docs lock image clean
+.PHONY: help setup services clients run test lint types layers check bench test-real docs lock image clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,17 +29,24 @@ $(VENV)/.ready: requirements-dev.lock pyproject.toml
 	@scripts/install-build-tools.sh $(PYTHON)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing requirements-dev.lock into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-services: ## install redis-server, postgresql and prometheus for the tests, when they are missing
+services: ## install what the tests need from Debian and is missing: servers, node, a browser, curl
 	@scripts/install-services.sh
+
+clients: services $(CLIENTS)/node_modules/.ready ## install the JavaScript clients that the tests use
+
+$(CLIENTS)/node_modules/.ready: $(CLIENTS)/package-lock.json $(CLIENTS)/package.json | services
+	@echo "installing $(CLIENTS)/package-lock.json into $(CLIENTS)/node_modules"
+	@cd $(CLIENTS) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
 
 run: setup ## run the proxy; options: UPSTREAM=URL REDIS_URL=URL DATABASE_URL=URL LISTEN=HOST:PORT
 	@$(RUN_ENV) $(BIN)/tollgate demo
 
-test: setup services ## run the tests; options: ARGS="-k name"
+test: setup services clients ## run the tests; options: ARGS="-k name"
 	@$(BIN)/pytest $(ARGS)
 
 lint: setup ## check the style
@@ -71,4 +79,4 @@ image: ## build the container image
 	docker build -t tollgate .
 
 clean: ## remove what is made, but not var/: it holds a ledger
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS)/node_modules build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,6 +1,7 @@
 #!/bin/sh
-# What the tests need from the system: redis-server 7 or newer, PostgreSQL's programs and Prometheus' (promtool).
-# The tests run servers of their own from these programs, on free ports; no service of the system is used.
+# What the tests need from the system: redis-server 7 or newer, PostgreSQL's programs and Prometheus' (promtool), of
+# which they run servers of their own on free ports; and what customers call with: curl, Node.js 18 or newer with npm,
+# and Chromium.
 set -eu
 
 is_redis_7() {
@@ -14,11 +15,19 @@ missing=""
 is_redis_7 || missing="$missing redis-server"
 has_postgresql || missing="$missing postgresql"
 command -v prometheus >/dev/null || missing="$missing prometheus"
+command -v curl >/dev/null || missing="$missing curl"
+command -v node >/dev/null || missing="$missing nodejs"
+command -v npm >/dev/null || missing="$missing npm"
+command -v chromium >/dev/null || missing="$missing chromium"
 
 # shellcheck disable=SC2086  # a list of words
 [ -z "$missing" ] || "$(dirname "$0")/apt-install.sh" "make test" $missing
 
 if ! is_redis_7; then
     echo "The tests need redis-server 7 or newer; this system offers: $(redis-server --version)" >&2
+    exit 1
+fi
+if ! node -e 'process.exit(Number(parseInt(process.versions.node) < 18))'; then
+    echo "The tests need Node.js 18 or newer; this system offers: $(node --version)" >&2
     exit 1
 fi
