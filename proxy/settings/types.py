@@ -23,14 +23,19 @@ class Timeouts(msgspec.Struct, frozen=True):
     """How long the proxy waits, in seconds."""
 
     connect_s: Annotated[float, Meta(gt=0, description="To open a connection to an upstream.")] = 5.0
-    first_byte_s: Annotated[float, Meta(gt=0, description="From the request to the first byte of the answer.")] = 600.0
-    idle_s: Annotated[float, Meta(gt=0, description="Between two bytes of an answer.")] = 120.0
-    client_body_s: Annotated[float, Meta(gt=0, description="For a client to send the whole of its request body.")] = (
-        120.0
-    )
+    first_byte_s: Annotated[
+        float, Meta(gt=0, description="From the end of the request to the first byte of the answer.")
+    ] = 600.0
+    idle_s: Annotated[
+        float, Meta(gt=0, description="Between two bytes of an answer, or of an upload to an upstream.")
+    ] = 120.0
+    client_body_s: Annotated[
+        float,
+        Meta(gt=0, description="For a client to send the whole of its request body; of an upload, each started 8 MiB."),
+    ] = 120.0
     client_stall_s: Annotated[
         float,
-        Meta(gt=0, description="For a client that has stopped reading a stream, before it counts as gone."),
+        Meta(gt=0, description="For a client that has stopped reading its answer, before it counts as gone."),
     ] = 120.0
     keepalive_s: Annotated[
         float, Meta(gt=0, description="Idle time after which connections are closed.", extra=RESTART)
@@ -44,9 +49,23 @@ class Sizes(msgspec.Struct, frozen=True):
     body_bytes_max: Annotated[
         int, Meta(gt=0, description="Largest JSON request body; beyond it the answer is 413.")
     ] = 33_554_432
+    upload_bytes_max: Annotated[
+        int, Meta(gt=0, description="Largest form (an audio upload); beyond it the answer is 413.")
+    ] = 209_715_200
+    spool_bytes_max: Annotated[
+        int,
+        Meta(gt=0, description="What all uploads of a process may take on disk; beyond it the answer is 503."),
+    ] = 4_294_967_296
     answer_bytes_max: Annotated[int, Meta(gt=0, description="Largest answer that is kept in memory whole.")] = (
         67_108_864
     )
+    collect_bytes_max: Annotated[
+        int,
+        Meta(
+            gt=0,
+            description="Answers above this size are relayed as they come where their usage can be read on the way.",
+        ),
+    ] = 1_048_576
     write_buffer_bytes: Annotated[
         int,
         Meta(
@@ -119,7 +138,7 @@ class ProxySettings(msgspec.Struct, frozen=True):
         str,
         Meta(
             min_length=1,
-            description="Folder of the outbox and of the SQLite ledger.",
+            description="Folder of the outbox, of the SQLite ledger and of uploads under way.",
             extra=RESTART,
         ),
     ] = "./var"
