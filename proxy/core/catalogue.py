@@ -3,7 +3,9 @@
 What belongs here: frozen values. They are made from ``config/*.yaml`` by ``proxy.settings``.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
+from typing import Protocol
 
 import msgspec
 
@@ -22,6 +24,39 @@ class Engine(StrEnum):
     INFINITY = "infinity"
     OPENAI = "openai"
     COHERE = "cohere"
+
+
+class TokenIds(StrEnum):
+    """What is done with an input that is token ids instead of text (docs/decisions/0013).
+
+    Attributes:
+        CL100K_BASE: they are tiktoken's, and are made text again before the model sees them.
+        UPSTREAM: they are the model's own, and pass untouched.
+        REFUSE: the call is refused.
+    """
+
+    CL100K_BASE = "cl100k_base"
+    UPSTREAM = "upstream"
+    REFUSE = "refuse"
+
+
+class Tokenizer(Protocol):
+    """Counts tokens as one model does; safe to be used by several threads at once."""
+
+    @property
+    def pair_tokens(self) -> int:
+        """Special tokens that are put around a pair of texts."""
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Return the tokens of each text, special ones left out: at some megabytes a second, so not on an event loop.
+
+        Raises:
+            TokenizerError: it gave up.
+        """
+
+
+class TokenizerError(Exception):
+    """A tokenizer could not count a text."""
 
 
 class Tier(msgspec.Struct, frozen=True):
@@ -84,6 +119,8 @@ class Model(msgspec.Struct, frozen=True):
         upstream_model: its name there.
         owned_by: for ``GET /v1/models``.
         created: Unix seconds, for ``GET /v1/models``.
+        tokenizer: counts what an upstream does not tell; None: that is estimated.
+        token_ids: what ``/v1/embeddings`` does with token ids.
     """
 
     id: str
@@ -94,3 +131,5 @@ class Model(msgspec.Struct, frozen=True):
     aliases: tuple[str, ...] = ()
     owned_by: str = "CloudTemple"
     created: int = 1749110897
+    tokenizer: Tokenizer | None = None
+    token_ids: TokenIds = TokenIds.CL100K_BASE

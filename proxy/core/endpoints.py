@@ -12,8 +12,10 @@ import msgspec
 
 from proxy.core.calls import Form, PreparedCall, Sent, Shown, Terms
 from proxy.core.calls.chat import prepare_chat
+from proxy.core.calls.embeddings import prepare_embeddings
 from proxy.core.catalogue import Engine
-from proxy.core.meters import Reading, StreamMeter, read_body, stream_meter
+from proxy.core.meters import Reading, StreamMeter, body_meter, read_body, stream_meter
+from proxy.core.meters.embeddings import embeddings_meter, read_embeddings
 from proxy.core.usage import UsageType
 
 _TEXT: Final = (UsageType.INPUT, UsageType.CACHED_INPUT, UsageType.OUTPUT, UsageType.REASONING)
@@ -46,6 +48,8 @@ class Endpoint(msgspec.Struct, frozen=True):
             meter; None: every answer is collected.
         takes_form: whether a request is ``multipart/form-data`` instead of JSON.
         send: makes what one upstream is sent: (call, engine) -> sent; None: ``body`` to ``upstream_route``, as JSON.
+        count: counts what an answer did not tell, when ``read_body`` had to estimate and the model has a tokenizer: call ->
+            the same call, which knows; it may take seconds, so it is run in a thread, and ``read_body`` asked again.
         show: makes the customer's shape of a whole answer: (engine, body, call, call id) -> shown; None: it is relayed
             untouched.
     """
@@ -60,6 +64,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     takes_form: bool = False
     send: Callable[[PreparedCall, Engine], Sent] | None = None
     show: Callable[[Engine, bytes, PreparedCall, str], Shown] | None = None
+    count: Callable[[PreparedCall], PreparedCall] | None = None
 
 
 def _text_stream(engine: Engine, call: PreparedCall) -> StreamMeter:
@@ -76,6 +81,15 @@ def _text_body(engine: Engine, body: bytes, call: PreparedCall) -> Reading:
     return read_body(engine, body, choices=call.choices, prompt_bytes=call.prompt_bytes)
 
 
+def _text_passing(engine: Engine, call: PreparedCall) -> StreamMeter:
+    return body_meter(
+        engine,
+        choices=call.choices,
+        prompt_bytes=call.prompt_bytes,
+        output_tokens_max=call.output_tokens_max,
+    )
+
+
 CHAT_COMPLETIONS: Final = Endpoint(
     "/v1/chat/completions",
     "POST",
@@ -83,7 +97,19 @@ CHAT_COMPLETIONS: Final = Endpoint(
     prepare_chat,
     _text_body,
     _text_stream,
+    _text_passing,
 )
 
-ENDPOINTS: Final[Mapping[str, Endpoint]] = MappingProxyType({CHAT_COMPLETIONS.route: CHAT_COMPLETIONS})
+EMBEDDINGS: Final = Endpoint(
+    "/v1/embeddings",
+    "POST",
+    ROUTE_USAGE_TYPES["/v1/embeddings"],
+    prepare_embeddings,
+    read_embeddings,
+    body_meter=embeddings_meter,
+)
+
+ENDPOINTS: Final[Mapping[str, Endpoint]] = MappingProxyType(
+    {endpoint.route: endpoint for endpoint in (CHAT_COMPLETIONS, EMBEDDINGS)}
+)
 """Everything that is served, by route."""

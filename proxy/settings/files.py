@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from proxy.core.catalogue import Engine
+from proxy.core.catalogue import Engine, TokenIds
 
 EXACT_MAX = 2**53 - 1
 """Largest amount that the limiter's store counts exactly."""
@@ -165,6 +165,14 @@ class ModelEntry(msgspec.Struct, frozen=True):
     created: Annotated[int, Meta(ge=0, le=EXACT_MAX, description="Unix seconds, shown by `GET /v1/models`.")] = (
         1749110897
     )
+    token_ids: Annotated[
+        TokenIds,
+        Meta(
+            description="What `/v1/embeddings` does with an input of token ids instead of text. `cl100k_base`: they "
+            "are tiktoken's, as LangChain sends them, and are made text again; `upstream`: they are the model's own, "
+            "and pass untouched; `refuse`: the call is refused."
+        ),
+    ] = TokenIds.CL100K_BASE
 
 
 class ModelsFile(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ from proxy.settings.files import ModelsFile, PricesFile, Rates, TiersFile, Upstr
 from proxy.settings.forms import holds_password
 from proxy.settings.mistakes import Mistake, SettingsError
 from proxy.settings.types import ProxySettings, Settings
+from proxy.settings.vocabulary import cl100k_base
 from proxy.settings.walker import read
 
 FILES: Final[Mapping[str, type[msgspec.Struct]]] = {
@@ -90,7 +91,7 @@ class _Loading:
         mistakes += [mistake for document in self._documents.values() for mistake in document.mistakes]
         if mistakes:
             raise SettingsError(mistakes)
-        terms = Terms(catalogue, proxy.limiter.default_max_tokens)
+        terms = Terms(catalogue, proxy.limiter.default_max_tokens, cl100k_base)
         return Settings(proxy, tiers_by_id(tiers), book, catalogue, upstreams, terms)
 
     def _read(self, name: str, shape: type[T]) -> T | None:
@@ -172,6 +173,7 @@ class _Loading:
                 aliases=entry.aliases,
                 owned_by=entry.owned_by,
                 created=entry.created,
+                token_ids=entry.token_ids,
             )
             catalogue |= dict.fromkeys((model_id, *entry.aliases), model)
         return catalogue, by_name

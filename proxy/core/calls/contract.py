@@ -3,11 +3,12 @@
 What belongs here: what is known of any call, whatever its route. What does not: a family's own (beside this module).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import msgspec
 
+from proxy.core.calls.token_ids import Vocabulary
 from proxy.core.catalogue import Model
 
 
@@ -17,10 +18,12 @@ class Terms(msgspec.Struct, frozen=True):
     Args:
         models: by every name that a customer may use (id and aliases).
         default_max_tokens: applied and forwarded when a call sets no ``max_tokens``.
+        cl100k_base: returns the vocabulary to decode token ids with, reading it when first asked; None: there is none.
     """
 
     models: Mapping[str, Model]
     default_max_tokens: int
+    cl100k_base: Callable[[], Vocabulary] | None = None
 
 
 class Source(Protocol):

@@ -11,8 +11,9 @@ from proxy.core import estimate
 from proxy.core.catalogue import Engine
 from proxy.core.meters.chunks import text_bytes
 from proxy.core.meters.contract import Reading
+from proxy.core.meters.large import BodyMeter, answers_with
 from proxy.core.meters.reported import Seen, read_usage, usage_of
-from proxy.core.usage import NOTHING
+from proxy.core.usage import NOTHING, Usage
 
 
 class _Answer(msgspec.Struct):
@@ -22,6 +23,7 @@ class _Answer(msgspec.Struct):
 
 
 _decode: Final = msgspec.json.Decoder(_Answer).decode
+_CHAT: Final = answers_with("choices")
 _decode_choices: Final = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 
@@ -50,3 +52,20 @@ def _text_tokens(choices: msgspec.Raw) -> int:
         return sum(estimate.text_tokens(text_bytes(choice)) for choice in _decode_choices(choices))
     except (ValueError, RecursionError):
         return 0
+
+
+def body_meter(engine: Engine, *, choices: int, prompt_bytes: int, output_tokens_max: int) -> BodyMeter:  # noqa: ARG001
+    """Return the meter of a whole answer that is relayed as it comes.
+
+    Its text is not seen apart from the rest: where the usage does not say what was generated, that is estimated from
+    the answer's size, and never more than the call could produce.
+    """
+    choices = max(1, choices)
+
+    def rule(usage: object, answer_bytes: int) -> Usage:
+        seen = Seen(
+            prompt_bytes, answer_bytes, choices, lambda: min(output_tokens_max, estimate.text_tokens(answer_bytes))
+        )
+        return usage_of(read_usage(usage), seen)
+
+    return BodyMeter(_CHAT, rule)
