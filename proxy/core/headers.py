@@ -6,7 +6,6 @@ Lines end with CRLF. Values come from a parser that refuses CR and LF, or are ma
 
 import re
 from collections.abc import Iterable, Sequence
-from operator import itemgetter
 from typing import Final
 
 from proxy.core.limits import Admission, Limit
@@ -140,49 +139,48 @@ class LimitHeaders:
     """
 
     def __init__(self, limits: Sequence[Limit]) -> None:
-        shown = [(index, limit) for index, limit in enumerate(limits) if limit.name in _TITLES]
-        self._shown = [
-            (
-                index,
-                limit.name,
-                limit.capacity,
-                f'"{limit.name}";q={limit.capacity};w={limit.window_s}',
-                f'"{limit.name}";r=',
-            )
-            for index, limit in shown
-        ]
+        self._shown = [(index, limit) for index, limit in enumerate(limits) if limit.name in _TITLES]
+        self._usual = [(index, limit.name, limit.capacity) for index, limit in self._shown]
         self._trios = "".join(
             f"X-RateLimit-Limit-{title}: %d\r\nX-RateLimit-Remaining-{title}: %d\r\nX-RateLimit-Reset-{title}: %d\r\n"
-            for title in [_TITLES[limit.name] for _, limit in shown]
+            for title in [_TITLES[limit.name] for _, limit in self._shown]
         )
+        self._forms: dict[tuple[int, ...], bytes] = {}
 
     def lines(self, answer: Admission) -> bytes:
         """Return the header lines for an admission, or a look at the limits."""
         now_ms, bound, states = answer.now_ms, answer.bound, answer.states
-        values: list[int] = []
-        rated: list[tuple[int, str, str]] = []
-        for index, name, usual, policy, rate in self._shown:
+        trios: list[int] = []
+        rates: list[tuple[int, int, int, int, int]] = []  # room in millionths, place, capacity, remaining, wait in s
+        for index, name, capacity in self._usual:
             state = states[index]
-            capacity, reset_ms = state.capacity, state.reset_ms
+            reset_ms = state.reset_ms
+            if state.capacity != capacity:  # only a share of it can be granted now
+                capacity = state.capacity  # noqa: PLW2901
             remaining = capacity - state.used - state.held
             remaining = max(remaining, 0)
-            values += (capacity, remaining, -(-reset_ms // 1000))
-            wait_ms = reset_ms - now_ms
-            room = remaining * 1_000_000 // (capacity or 1)
+            trios += (capacity, remaining, -(-reset_ms // 1000))
             if name == bound:
-                room = -1
-                wait_ms = answer.retry_after_ms or 0
-            if capacity != usual:  # only a share of it can be granted now
-                policy = policy.replace(f"q={usual}", f"q={capacity}")  # noqa: PLW2901
-            rated.append((room, policy, f"{rate}{remaining};t={-(-wait_ms // 1000) if wait_ms > 0 else 0}"))
-        if len(rated) > 1:
-            rated.sort(key=_first)
-        policies = ", ".join([policy for _, policy, _ in rated])
-        rates = ", ".join([rate for _, _, rate in rated])
-        return f"{self._trios % tuple(values)}RateLimit-Policy: {policies}\r\nRateLimit: {rates}\r\n".encode()
+                room, wait_ms = -1, answer.retry_after_ms or 0
+            else:
+                room, wait_ms = remaining * 1_000_000 // (capacity or 1), reset_ms - now_ms
+            rates.append((room, len(rates), capacity, remaining, -(-wait_ms // 1000) if wait_ms > 0 else 0))
+        rates.sort()
+        order = tuple([rate[1] for rate in rates])
+        for rate in rates:
+            trios.append(rate[2])
+        for rate in rates:
+            trios += rate[3:]
+        return (self._forms.get(order) or self._form(order)) % tuple(trios)
 
-
-_first = itemgetter(0)
+    def _form(self, order: tuple[int, ...]) -> bytes:
+        """Return the lines with places for the numbers, the limits of the IETF pair in this order."""
+        limits = [self._shown[place][1] for place in order]
+        policies = ", ".join(f'"{limit.name}";q=%d;w={limit.window_s}' for limit in limits)
+        rates = ", ".join(f'"{limit.name}";r=%d;t=%d' for limit in limits)
+        form = f"{self._trios}RateLimit-Policy: {policies}\r\nRateLimit: {rates}\r\n".encode()
+        self._forms[order] = form
+        return form
 
 
 def refusal_lines(answer: Admission) -> bytes:

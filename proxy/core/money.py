@@ -47,8 +47,8 @@ def euros_text(amount_pico: int) -> str:
     """
     sign = "-" if amount_pico < 0 else ""
     whole, fraction = divmod(abs(amount_pico), PICO_PER_EURO)
-    decimals = f"{fraction:012d}".rstrip("0").ljust(2, "0")
-    return f"{sign}{whole}.{decimals}"
+    decimals = f"{fraction:012d}".rstrip("0")
+    return f"{sign}{whole}.{decimals if len(decimals) > 1 else decimals.ljust(2, '0')}"
 
 
 def pico_from_euros(text: str | int | Decimal) -> int:

@@ -250,16 +250,18 @@ def _changes(operations: Iterable[_Operation], checkpointed: AbstractSet[str]) -
     ended: set[str] = set()
     removals: list[_Remove] = []
     for operation in operations:
+        if type(operation) is _Commit:
+            commits.append(operation.stored)
+            continue
         match operation:
-            case _Commit(_, stored):
-                commits.append(stored)
-                ended.add(stored.call_id)
             case _Checkpoint(stored):
                 checkpoints[stored.call_id] = stored
             case _Forget(call_id):
                 ended.add(call_id)
             case _Remove():
                 removals.append(operation)
+    if checkpointed or checkpoints:
+        ended.update(stored.call_id for stored in commits)
     return Changes(
         commits=commits,
         checkpoints=[stored for call_id, stored in checkpoints.items() if call_id not in ended],

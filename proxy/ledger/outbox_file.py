@@ -122,6 +122,8 @@ class OutboxFile:
             OutboxError: nothing was written.
         """
         try:
+            if changes.commits and not (changes.checkpoints or changes.forgotten or changes.removed or changes.refused):
+                return self._add(changes.commits)  # the usual case: one statement is a transaction by itself
             self._writer.execute("BEGIN IMMEDIATE")
             added = self._write(changes)
             self._writer.execute("COMMIT")

@@ -16,7 +16,6 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
 from importlib.resources import files
 
 import hiredis
@@ -106,8 +105,14 @@ class RedisLimiter:
         """See ``proxy.limiter.Limiter``."""
         check_amounts(needs)
         plan = self._commands.plan(limits)
+        link = self._link
         try:
-            answer = await self._known(account_id, plan, lambda: self._commands.admit(account_id, call_id, plan, needs))
+            # the usual way, without a detour: connected, and Redis knows the account
+            answer = None if link is None else await link.send(self._commands.admit(account_id, call_id, plan, needs))
+            if type(answer) is not bytes:
+                answer = await self._known(
+                    account_id, plan, lambda: self._commands.admit(account_id, call_id, plan, needs)
+                )
         except (UnansweredError, asyncio.CancelledError):
             # it may have been taken all the same, and nobody will settle it
             self._debts.owe(Debt(account_id, call_id, plan.limits, None))
@@ -144,22 +149,25 @@ class RedisLimiter:
         check_amounts(amounts)
         plan = self._commands.plan(limits)
         epoch = self._epochs.pop((account_id, call_id), 0)
-        debt = Debt(account_id, call_id, plan.limits, tuple(amounts), epoch)
+        told = _Told(self, account_id, call_id, plan.limits, amounts, epoch)
         try:
-            answer = link.send(self._commands.settle(account_id, call_id, plan, epoch, amounts))
+            link.tell(self._commands.settle(account_id, call_id, plan, epoch, amounts), told)
         except LimiterUnavailableError:
-            self._debts.owe(debt)
+            told.owe()
         else:
             self._sent += 1
-            answer.add_done_callback(partial(self._settled, debt))
         return None
 
-    def _settled(self, debt: Debt, answer: "asyncio.Future[Answer]") -> None:
+    def told(self, told: "_Told", *, done: bool) -> None:
+        """A settlement that was written has been answered, or never will be."""
         self._sent -= 1
-        done = None if answer.cancelled() or answer.exception() is not None else answer.result()
-        if not isinstance(done, int) or done < 0:
+        if not done:
             with contextlib.suppress(LimiterUnavailableError):  # more is owed than can be kept: it is counted
-                self._debts.owe(debt)
+                told.owe()
+
+    def owe(self, debt: Debt) -> None:
+        """Keep what Redis has to be told. Raises LimiterUnavailableError when more is owed than can be kept."""
+        self._debts.owe(debt)
 
     async def record(self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]) -> None:
         """See ``proxy.limiter.RecordingLimiter``. Raises when Redis is away: it is the caller who owes."""
@@ -334,6 +342,42 @@ class RedisLimiter:
         if linked is not None and not linked.done():
             linked.set_exception(LimiterUnavailableError(reason))
             linked.exception()  # looked at: perhaps nobody waits
+
+
+class _Told:
+    """Waits for Redis to confirm a settlement, at a fraction of what a future and its callback cost."""
+
+    __slots__ = ("_account_id", "_amounts", "_call_id", "_epoch", "_limiter", "_limits")
+
+    def __init__(
+        self,
+        limiter: RedisLimiter,
+        account_id: str,
+        call_id: str,
+        limits: tuple[Limit, ...],
+        amounts: Sequence[int],
+        epoch: int,
+    ) -> None:
+        self._limiter = limiter
+        self._account_id = account_id
+        self._call_id = call_id
+        self._limits = limits
+        self._amounts = amounts
+        self._epoch = epoch
+
+    def answered(self, answer: Answer) -> None:
+        """See ``proxy.limiter.wire.Listener``: whatever else is answered than "done" is owed."""
+        self._limiter.told(self, done=isinstance(answer, int) and answer >= 0)
+
+    def unanswered(self) -> None:
+        """See ``proxy.limiter.wire.Listener``."""
+        self._limiter.told(self, done=False)
+
+    def owe(self) -> None:
+        """Let the limiter owe it."""
+        self._limiter.owe(
+            Debt(self._account_id, self._call_id, self._limits, tuple(self._amounts), self._epoch),
+        )
 
 
 async def _ensure_library(link: Link) -> None:

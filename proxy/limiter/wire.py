@@ -11,7 +11,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import hiredis
 import msgspec
@@ -77,6 +77,16 @@ def parse_target(url: str) -> Target:
     )
 
 
+class Listener(Protocol):
+    """Waits for an answer in place of a coroutine."""
+
+    def answered(self, answer: Answer) -> None:
+        """It has come. Must not raise."""
+
+    def unanswered(self) -> None:
+        """The connection was lost before it came. Must not raise."""
+
+
 class Link(asyncio.Protocol):
     """A connection, from ``open_link``.
 
@@ -92,7 +102,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._batch: list[bytes] = []
-        self._waiting: deque[asyncio.Future[Answer]] = deque()
+        self._waiting: deque[asyncio.Future[Answer] | Listener] = deque()
         self._asked = 0
         self._answered = 0
         self._batches: deque[tuple[float, int]] = deque()  # when each was written, and the number of its last command
@@ -107,6 +117,16 @@ class Link(asyncio.Protocol):
         Raises:
             LimiterUnavailableError: the connection is lost already, or too much is waiting.
         """
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self.tell(command, future)
+        return future
+
+    def tell(self, command: bytes, listener: "Listener | asyncio.Future[Answer]") -> None:
+        """Write a command as ``send`` does, and let ``listener`` have the answer.
+
+        Raises:
+            LimiterUnavailableError: the connection is lost already, or too much is waiting.
+        """
         if self.lost is not None:
             raise LimiterUnavailableError(self.lost)
         if len(self._waiting) >= WAITING_MAX:
@@ -115,9 +135,7 @@ class Link(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._batch.append(command)
         self._asked += 1
-        future = self._loop.create_future()
-        self._waiting.append(future)
-        return future
+        self._waiting.append(listener)
 
     def lose(self, reason: str) -> None:
         """Give the connection up."""
@@ -129,10 +147,12 @@ class Link(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         waiting, self._waiting = self._waiting, deque()
-        for future in waiting:
-            if not future.done():
-                future.set_exception(UnansweredError(reason))
-                future.exception()  # looked at: a caller that has left is no error
+        for waiter in waiting:
+            if not isinstance(waiter, asyncio.Future):
+                waiter.unanswered()
+            elif not waiter.done():
+                waiter.set_exception(UnansweredError(reason))
+                waiter.exception()  # looked at: a caller that has left is no error
         self._on_lost(self)
 
     # --- asyncio.Protocol --------------------------------------------------------------------------------------------
@@ -147,10 +167,12 @@ class Link(asyncio.Protocol):
         try:
             reader.feed(data)
             while (answer := reader.gets()) is not _NOTHING:
-                future = waiting.popleft()
+                waiter = waiting.popleft()
                 self._answered += 1
-                if not future.done():
-                    future.set_result(answer)
+                if not isinstance(waiter, asyncio.Future):
+                    waiter.answered(answer)
+                elif not waiter.done():
+                    waiter.set_result(answer)
         except (hiredis.ProtocolError, IndexError):
             self.lose("Redis sent what is no answer")
 

@@ -22,6 +22,14 @@ HIDDEN_COMPLETION_TOKENS_MAX: Final = 1 << 17
 HIDDEN_PROMPT_TOKENS_MAX: Final = 1 << 20
 """Prompt tokens that a short request may stand for (a template, an image or film behind an address)."""
 
+# An attribute of an enumeration costs as much as a call; these are looked up for every call.
+_INPUT: Final = UsageType.INPUT
+_CACHED_INPUT: Final = UsageType.CACHED_INPUT
+_OUTPUT: Final = UsageType.OUTPUT
+_REASONING: Final = UsageType.REASONING
+_REPORTED: Final = Source.REPORTED
+_ESTIMATED: Final = Source.ESTIMATED
+
 
 class Reported(msgspec.Struct, frozen=True):
     """What an engine said, taken apart; None: it said nothing that can be believed.
@@ -55,6 +63,9 @@ class Seen(msgspec.Struct, frozen=True):
     answer_bytes: int
     choices: int
     count_tokens: Callable[[], int]
+
+
+_NOTHING_SAID: Final = Reported(None, 0, None, 0)
 
 
 def read_usage(usage: object) -> Reported | None:
@@ -102,32 +113,28 @@ def merge(reports: list[Reported]) -> Reported:
 def usage_of(reported: Reported | None, seen: Seen) -> Usage:
     """Return disjoint quantities: an engine's numbers where they can be believed, else estimates."""
     if reported is None:
-        reported = Reported(None, 0, None, 0)
-    quantities = _prompt_quantities(reported, seen) + _completion_quantities(reported, seen)
-    return Usage(tuple(quantity for quantity in quantities if quantity.amount))
-
-
-def _prompt_quantities(reported: Reported, seen: Seen) -> list[Quantity]:
-    limit = max(HIDDEN_PROMPT_TOKENS_MAX, seen.prompt_bytes)
-    prompt = reported.prompt
-    if not prompt or prompt > limit:
-        return [Quantity(UsageType.INPUT, estimate.input_tokens(seen.prompt_bytes), Source.ESTIMATED)]
-    return [
-        Quantity(UsageType.INPUT, prompt - reported.cached),
-        Quantity(UsageType.CACHED_INPUT, reported.cached),
-    ]
-
-
-def _completion_quantities(reported: Reported, seen: Seen) -> list[Quantity]:
-    limit = max(HIDDEN_COMPLETION_TOKENS_MAX * seen.choices, seen.answer_bytes)
-    completion = reported.completion
-    if not completion or completion > limit:
-        return [Quantity(UsageType.OUTPUT, seen.count_tokens(), Source.ESTIMATED)]
-    source = Source.REPORTED if reported.is_split_sure else Source.ESTIMATED
-    return [
-        Quantity(UsageType.OUTPUT, completion - reported.reasoning, source),
-        Quantity(UsageType.REASONING, reported.reasoning, source),
-    ]
+        reported = _NOTHING_SAID
+    quantities: list[Quantity] = []
+    prompt, cached = reported.prompt, reported.cached
+    if not prompt or prompt > max(HIDDEN_PROMPT_TOKENS_MAX, seen.prompt_bytes):
+        quantities.append(Quantity(_INPUT, estimate.input_tokens(seen.prompt_bytes), _ESTIMATED))
+    else:
+        if prompt > cached:
+            quantities.append(Quantity(_INPUT, prompt - cached))
+        if cached:
+            quantities.append(Quantity(_CACHED_INPUT, cached))
+    completion, reasoning = reported.completion, reported.reasoning
+    if not completion or completion > max(HIDDEN_COMPLETION_TOKENS_MAX * seen.choices, seen.answer_bytes):
+        counted = seen.count_tokens()
+        if counted:
+            quantities.append(Quantity(_OUTPUT, counted, _ESTIMATED))
+    else:
+        source = _REPORTED if reported.is_split_sure else _ESTIMATED
+        if completion > reasoning:
+            quantities.append(Quantity(_OUTPUT, completion - reasoning, source))
+        if reasoning:
+            quantities.append(Quantity(_REASONING, reasoning, source))
+    return Usage(tuple(quantities))
 
 
 def _count(number: object) -> int | None:
