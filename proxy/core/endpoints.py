@@ -13,9 +13,12 @@ import msgspec
 from proxy.core.calls import Form, PreparedCall, Sent, Shown, Terms
 from proxy.core.calls.chat import prepare_chat
 from proxy.core.calls.embeddings import prepare_embeddings
+from proxy.core.calls.rerank import prepare_rerank
 from proxy.core.catalogue import Engine
 from proxy.core.meters import Reading, StreamMeter, body_meter, read_body, stream_meter
 from proxy.core.meters.embeddings import embeddings_meter, read_embeddings
+from proxy.core.meters.rerank import count_rerank, read_rerank
+from proxy.core.rerank_shapes import send_rerank, show_rerank
 from proxy.core.usage import UsageType
 
 _TEXT: Final = (UsageType.INPUT, UsageType.CACHED_INPUT, UsageType.OUTPUT, UsageType.REASONING)
@@ -48,8 +51,8 @@ class Endpoint(msgspec.Struct, frozen=True):
             meter; None: every answer is collected.
         takes_form: whether a request is ``multipart/form-data`` instead of JSON.
         send: makes what one upstream is sent: (call, engine) -> sent; None: ``body`` to ``upstream_route``, as JSON.
-        count: counts what an answer did not tell, when ``read_body`` had to estimate and the model has a tokenizer: call ->
-            the same call, which knows; it may take seconds, so it is run in a thread, and ``read_body`` asked again.
+        count: counts what an answer did not tell, where ``read_body`` had to estimate and the model has a tokenizer:
+            call -> the same call, which knows. It may take seconds: it is run in a thread, then ``read_body`` again.
         show: makes the customer's shape of a whole answer: (engine, body, call, call id) -> shown; None: it is relayed
             untouched.
     """
@@ -109,7 +112,25 @@ EMBEDDINGS: Final = Endpoint(
     body_meter=embeddings_meter,
 )
 
+
+
+def _rerank(route: str) -> Endpoint:
+    return Endpoint(
+        route,
+        "POST",
+        ROUTE_USAGE_TYPES[route],
+        prepare_rerank,
+        read_rerank,
+        send=send_rerank,
+        show=show_rerank,
+        count=count_rerank,
+    )
+
+
+RERANK_V1: Final = _rerank("/v1/rerank")
+RERANK_V2: Final = _rerank("/v2/rerank")
+
 ENDPOINTS: Final[Mapping[str, Endpoint]] = MappingProxyType(
-    {endpoint.route: endpoint for endpoint in (CHAT_COMPLETIONS, EMBEDDINGS)}
+    {endpoint.route: endpoint for endpoint in (CHAT_COMPLETIONS, EMBEDDINGS, RERANK_V1, RERANK_V2)}
 )
 """Everything that is served, by route."""

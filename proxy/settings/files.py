@@ -165,6 +165,13 @@ class ModelEntry(msgspec.Struct, frozen=True):
     created: Annotated[int, Meta(ge=0, le=EXACT_MAX, description="Unix seconds, shown by `GET /v1/models`.")] = (
         1749110897
     )
+    tokenizer: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(
+            description="Its `tokenizer.json` (of Hugging Face's tokenizers), from the folder of models.yaml. With it, "
+            "reranked tokens that an upstream does not tell are counted; without it, they are estimated."
+        ),
+    ] = None
     token_ids: Annotated[
         TokenIds,
         Meta(

@@ -25,6 +25,7 @@ from proxy.settings.mistakes import Mistake, SettingsError
 from proxy.settings.types import ProxySettings, Settings
 from proxy.settings.vocabulary import cl100k_base
 from proxy.settings.walker import read
+from proxy.tokenizers import FILES_MAX, FileTokenizer, read_tokenizer
 
 FILES: Final[Mapping[str, type[msgspec.Struct]]] = {
     "proxy.yaml": ProxySettings,
@@ -69,6 +70,7 @@ class _Loading:
         self._folder: Final = config_dir
         self._environment: Final = Environment(environ)
         self._now_ms: Final = now_ms
+        self._tokenizer_files: Final[set[str]] = set()
         self._documents: Final = {name: Document(config_dir / name, str(config_dir / name)) for name in FILES}
 
     def run(self, previous: PriceBook | None) -> Settings:
@@ -174,9 +176,24 @@ class _Loading:
                 owned_by=entry.owned_by,
                 created=entry.created,
                 token_ids=entry.token_ids,
+                tokenizer=self._tokenizer(model_id, entry.tokenizer),
             )
             catalogue |= dict.fromkeys((model_id, *entry.aliases), model)
         return catalogue, by_name
+
+    def _tokenizer(self, model_id: str, file: str | None) -> FileTokenizer | None:
+        if file is None:
+            return None
+        document, setting = self._documents["models.yaml"], ("models", model_id, "tokenizer")
+        self._tokenizer_files.add(file)
+        if len(self._tokenizer_files) > FILES_MAX:
+            document.add(setting, f"no more than {FILES_MAX} different files may be named")
+            return None
+        try:
+            return read_tokenizer(self._folder / file)
+        except ValueError as exc:
+            document.add(setting, str(exc))
+            return None
 
     def _one_api_key(self) -> str | None:
         name = "TOLLGATE_UPSTREAM_API_KEY"
