@@ -90,6 +90,10 @@ class Scrape:
             sample.value for sample in self._samples if sample.name == name and wanted.items() <= sample.labels.items()
         )
 
+    def samples(self, name: str) -> list[tuple[dict[str, str], float]]:
+        """Return the labels and the value of every sample with this name."""
+        return [(sample.labels, sample.value) for sample in self._samples if sample.name == name]
+
     def has(self, name: str) -> bool:
         """Whether there is a sample with this name."""
         return any(sample.name == name for sample in self._samples)

@@ -1,0 +1,160 @@
+"""A proxy for clients that block: ``tollgate serve`` in a process of its own, before a simulated cluster in a thread.
+
+What belongs here: the service, its accounts, and what it saw. What does not: who calls it (clients.py).
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Mapping
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from proxy.ledger.accounts import Accounts
+from proxy.ledger.database import Database
+from proxy.ledger.keys import Keys
+from proxy.simulator import Options, SimulatedCluster
+from tests.support.process import Tollgate, eventually, serving
+
+BURST_WINDOW_S = 2
+TIERS = f"""
+tiers:
+  wide:
+    {{title: Wide, purchase_credit: none, monthly_limit: 1000, output_tokens_hour: 1000000,
+      output_tokens_day: 10000000, requests: 1000}}
+  bursts: # one call, and two seconds later the next
+    {{title: Bursts, purchase_credit: none, monthly_limit: 1000, output_tokens_hour: 1000000,
+      output_tokens_day: 10000000, requests: 1, requests_window_s: {BURST_WINDOW_S}}}
+  full: # one call in an hour
+    {{title: Full, purchase_credit: none, monthly_limit: 1000, output_tokens_hour: 1000000,
+      output_tokens_day: 10000000, requests: 1, requests_window_s: 3600}}
+  poor: # a cent a month
+    {{title: Poor, purchase_credit: none, monthly_limit: 0.01, output_tokens_hour: 1000000,
+      output_tokens_day: 10000000}}
+"""
+
+
+class Background:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine there and wait for its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+
+    def close(self) -> None:
+        """End the loop."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Service:
+    """A running proxy, what stands behind it, and accounts.
+
+    Attributes:
+        tollgate: the process.
+        cluster: what stands behind it; ``seen`` is what was forwarded.
+        root: base URL of clients that add the version of the API themselves.
+        base_url: base URL of every other client.
+        key: of an account that no limit hinders.
+    """
+
+    def __init__(self, tollgate: Tollgate, cluster: SimulatedCluster, background: Background) -> None:
+        self.tollgate = tollgate
+        self.cluster = cluster
+        self.root = tollgate.url
+        self.base_url = f"{tollgate.url}/v1"
+        self._background = background
+        self._numbers = count(1)
+        self.key = self.new_key("wide", "customer")
+
+    def new_key(self, tier: str, name: str = "") -> str:
+        """Create an account of a tier, wait until the proxy knows it, and return its key."""
+        token = self._background.run(self._create(name or f"{tier}-{next(self._numbers)}", tier))
+
+        def is_known() -> bool:
+            return self.post("chat/completions", {}, token).status_code == 400  # no call, but no stranger either
+
+        eventually(is_known)
+        return token
+
+    async def _create(self, name: str, tier: str) -> str:
+        database = Database.open(f"sqlite:///{self.tollgate.state / 'ledger.db'}")
+        try:
+            await Accounts(database).create(name, tier)
+            return (await Keys(database).create(name)).token
+        finally:
+            await database.close()
+
+    @cached_property
+    def full_key(self) -> str:
+        """The key of an account that has made the only call that it may make in this hour."""
+        key = self.new_key("full")
+        call = {"model": "gpt-oss:120b", "messages": [{"role": "user", "content": "Bonjour !"}], "max_tokens": 1}
+        assert self.post("chat/completions", call, key).status_code == 200
+        return key
+
+    def spent_key(self) -> str:
+        """Return the key of an account whose month is all but spent: a few tokens remain, not more."""
+        key = self.new_key("poor")
+        said = {"role": "user", "content": "SIM:tokens=1150"}
+        call = {"model": "gpt-oss:120b", "messages": [said], "max_tokens": 1150}
+        assert self.post("chat/completions", call, key).status_code == 200
+        return key
+
+    def post(self, route: str, body: Any, key: str | None = None) -> requests.Response:
+        """Call without any client's cleverness."""
+        headers = {"Authorization": f"Bearer {key or self.key}"}
+        return requests.post(f"{self.base_url}/{route}", json=body, headers=headers, timeout=30)
+
+    @contextlib.contextmanager
+    def sees(self, tier: str, **expected: int) -> Iterator[None]:
+        """The proxy answers the calls of a tier in this block so and no otherwise: ``_429=1, _200=1``."""
+        before = self._statuses(tier)
+        yield
+        wanted = Counter({status.removeprefix("_"): calls for status, calls in expected.items()})
+        eventually(lambda: self._statuses(tier) - before == wanted or self._too_many(tier, before, wanted))
+
+    def _too_many(self, tier: str, before: Counter[str], wanted: Counter[str]) -> None:
+        now = self._statuses(tier) - before
+        assert not now - wanted, f"answered {dict(now)}, not {dict(wanted)}"
+
+    def _statuses(self, tier: str) -> Counter[str]:
+        """How many calls of a tier were answered with each status."""
+        calls: Counter[str] = Counter()
+        for labels, value in self.tollgate.metrics().samples("tollgate_calls_total"):
+            if labels["tier"] == tier:
+                calls[labels["status"]] += int(value)
+        return calls
+
+    def usage(self, name: str = "customer") -> dict[str, Any]:
+        """Return what the ledger says of an account, once everything is in it."""
+        eventually(lambda: self.tollgate.metrics().total("tollgate_outbox_entries") == 0)
+        return self.tollgate.usage(name)
+
+
+@contextlib.contextmanager
+def service(
+    folder: Path, config: Path, *, environ: Mapping[str, str] | None = None, options: Options | None = None
+) -> Iterator[Service]:
+    """Run a service with the tiers above until the block ends."""
+    (config / "tiers.yaml").write_text(TIERS)
+    background = Background()
+    cluster = SimulatedCluster(options or Options(tokens_per_second=0))
+    try:
+        background.run(cluster.start())
+        with serving(Tollgate(folder / "proxy", cluster.url, config=config, environ=environ)) as tollgate:
+            yield Service(tollgate, cluster, background)
+    finally:
+        background.run(cluster.stop())
+        background.close()
