@@ -1,22 +1,20 @@
 """The gateway: the way of one call, from a bearer token to a settled entry.
 
 What belongs here: the order of the steps, and what each failure means for the client and for the hold. What does not:
-HTTP on the client's side (web/public.py), bytes (upstream/), counting (core/), keeping (limiter/, ledger/).
+HTTP on the client's side (incoming.py, web/), bytes (upstream/), counting (core/), keeping (limiter/, ledger/).
 """
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Final
 
-import msgspec
 from uuid_utils import uuid7
 
 from proxy.clock import unix_ms
 from proxy.core.accounts import Principal
-from proxy.core.calls import Form
-from proxy.core.catalogue import Upstream
-from proxy.core.endpoints import Endpoint
+from proxy.core.catalogue import TokenizerError, Upstream
 from proxy.core.entries import Outcome
 from proxy.core.errors import ApiError, internal, invalid_parameter, rate_limited, unauthorized, unavailable
 from proxy.core.headers import answer_lines, refusal_lines, upstream_lines
@@ -24,6 +22,8 @@ from proxy.core.limits import NEVER_MS, Admission
 from proxy.core.meters import Reading
 from proxy.core.quotas import amounts, cost_bound_pico
 from proxy.core.usage import TariffClass
+from proxy.counting import Counting
+from proxy.incoming import Answer, AnswerHead, Incoming
 from proxy.ledger.directory import Directory
 from proxy.ledger.errors import OutboxError
 from proxy.limiter import Limiter, LimiterUnavailableError
@@ -33,56 +33,15 @@ from proxy.settings.types import Settings
 from proxy.settlement import Flight, Settlement
 from proxy.tasks import Tasks
 from proxy.upstream.connection import Headers
-from proxy.upstream.documented import documented_error, failure_error
+from proxy.upstream.documented import documented_error, error_event, failure_error, how_ended
 from proxy.upstream.exchange import Request, exchange
 from proxy.upstream.failures import FailureKind, UpstreamError
 from proxy.upstream.pool import UpstreamPool, UpstreamPools
-from proxy.upstream.relay import ClientPort, Relay
+from proxy.upstream.relay import Relay
 
 OK: Final = 200
 CLIENT_GONE: Final = 499
 """Status in log and metrics of a call whose client left before its answer began (nginx's number for it)."""
-
-
-class Incoming(Protocol):
-    """A request of a client, as the web layer hands it over."""
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """Its row in the endpoint table."""
-
-    @property
-    def port(self) -> ClientPort:
-        """Where the answer goes."""
-
-    @property
-    def started_s(self) -> float:
-        """When it came, monotonic seconds."""
-
-    @property
-    def client_request_id(self) -> str | None:
-        """The client's own name for it, if it gave one."""
-
-    def token(self) -> str | None:
-        """The bearer token, None when there is none."""
-
-    def raw_headers(self) -> Iterable[tuple[bytes, bytes]]:
-        """The request's headers as they came."""
-
-    def body(self) -> Awaitable[bytes]:
-        """The whole body. Raises ApiError (400, 408, 413)."""
-
-    def form(self) -> Awaitable[Form]:
-        """The whole body as a form. Raises ApiError (400, 408, 413)."""
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """A whole answer: status, header lines (without type and length, which the web layer adds) and body."""
-
-    status: int
-    lines: bytes
-    body: bytes
-    content_type: bytes = b"application/json"
 
 
 class Gateway:
@@ -96,8 +55,9 @@ class Gateway:
         settlement: commits what was used.
         observer: is told of every call.
         tasks: where calls go on whose client has left.
+        counting: where tokens are counted that no upstream told.
         clock: monotonic seconds.
-        stream_head: makes the head of a streamed answer: (port, upstream's headers that pass, our lines) -> bytes.
+        stream_head: makes the head of an answer that is relayed as it comes.
         is_degraded: whether limits are kept without the store that replicas share; answers then say so.
     """
 
@@ -110,8 +70,9 @@ class Gateway:
         settlement: Settlement,
         observer: Observer,
         tasks: Tasks,
+        counting: Counting,
         clock: Callable[[], float],
-        stream_head: Callable[[ClientPort, bytes], bytes],
+        stream_head: AnswerHead,
         is_degraded: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings = settings
@@ -121,6 +82,7 @@ class Gateway:
         self._settlement = settlement
         self._observer = observer
         self._tasks = tasks
+        self._counting = counting
         self._clock = clock
         self._stream_head = stream_head
         self._is_degraded = is_degraded
@@ -144,6 +106,7 @@ class Gateway:
             return await self._refuse(internal(), report)
         finally:
             if not report.abandoned:
+                incoming.close()
                 self._observer.ended(report, self._clock())
 
     async def _call(self, incoming: Incoming, report: Report) -> Answer | None:
@@ -151,14 +114,16 @@ class Gateway:
         report.admission = await self._admit(flight, report)
         try:
             relay = await self._forward(incoming, flight, report)
+            report.answered_s = self._clock()
+            if flight.endpoint.count is not None:
+                await self._count(flight, relay)
         except UpstreamError as exc:
             self._settlement.release(flight)
             raise failure_error(exc.kind) from exc
         except asyncio.CancelledError:
             report.abandoned = True
-            self._tasks.spawn(self._abandon(flight, report), "abandoned")
+            self._tasks.spawn(self._abandon(incoming, flight, report), "abandoned")
             raise
-        report.answered_s = self._clock()
         if relay.error is not None and relay.error.kind is FailureKind.INTERNAL:
             self._observer.failed("relay", relay.error)
         if relay.streaming:
@@ -237,20 +202,24 @@ class Gateway:
         lines = upstream_lines(incoming.raw_headers(), flight.call_id)
         request = Request(endpoint, call, lines)
 
-        def head(headers: Headers) -> bytes:
+        def head(headers: Headers, *, whole: bool, length: int | None) -> bytes:
             report.status = OK
-            return self._stream_head(incoming.port, answer_lines(headers) + self._lines(report))
+            lines = answer_lines(headers) + self._lines(report)
+            return self._stream_head(incoming.port, lines, whole=whole, length=length)
 
         def new_relay(pool: UpstreamPool) -> Relay:
             flight.upstream = pool.upstream
             report.upstream = pool.upstream.name
+            engine = pool.upstream.engine
             streams = call.stream and endpoint.stream_meter is not None
-            meter = endpoint.stream_meter(pool.upstream.engine, call) if streams else None  # type: ignore[misc]
+            meter = endpoint.stream_meter(engine, call) if streams else None  # type: ignore[misc]
             relay = flight.relay = Relay(
                 incoming.port,
                 meter,
                 head,
                 settings.sizes.answer_bytes_max,
+                settings.sizes.collect_bytes_max,
+                None if call.stream or endpoint.body_meter is None else partial(endpoint.body_meter, engine, call),
                 settings.timeouts.client_stall_s,
                 self._clock,
                 pool.ended,
@@ -260,7 +229,7 @@ class Gateway:
         report.sent_s = self._clock()
         return await exchange(self._pools, call.model.upstreams, request, new_relay, self._observer.upstream_failed)
 
-    async def _abandon(self, flight: Flight, report: Report) -> None:
+    async def _abandon(self, incoming: Incoming, flight: Flight, report: Report) -> None:
         """The client left before the end: a stream is cut and billed so far, any other call runs to its end."""
         try:
             await self._end_abandoned(flight, report)
@@ -268,6 +237,7 @@ class Gateway:
             pass  # reported; nobody is left to be told
         finally:
             report.status = report.status or CLIENT_GONE
+            incoming.close()
             self._observer.ended(report, self._clock())
 
     async def _end_abandoned(self, flight: Flight, report: Report) -> None:
@@ -282,10 +252,12 @@ class Gateway:
             else:
                 await self._settle(flight, reading, self._why_cut(relay), report)
         else:
+            relay.leave()
             await relay.over()
+            await self._count(flight, relay)
             reading = self._read(flight, relay)
             if reading is not None:
-                await self._settle(flight, reading, Outcome.FINISHED, report)
+                await self._settle(flight, reading, how_ended(relay.error, reading), report)
             else:
                 self._settlement.release(flight)
 
@@ -314,8 +286,22 @@ class Gateway:
         shown = show(flight.upstream.engine, relay.body, flight.call, flight.call_id)
         return Answer(OK, lines, shown.body, shown.content_type)
 
+    async def _count(self, flight: Flight, relay: Relay) -> None:
+        """Count in a thread what an answer did not tell; when that fails, the estimate stands."""
+        count = flight.endpoint.count
+        if count is None or flight.call.model.tokenizer is None:
+            return
+        reading = self._read(flight, relay)
+        if reading is not None and reading.usage.is_estimated:
+            try:
+                flight.call = await self._counting.run(count, flight.call)
+            except TokenizerError as exc:
+                self._observer.failed("count", exc)
+
     def _read(self, flight: Flight, relay: Relay) -> Reading | None:
         """Read the usage of a whole answer; None: it is none."""
+        if relay.whole and relay.meter is not None:
+            return relay.meter.finish()
         if relay.error is not None or relay.status != OK:
             return None
         assert isinstance(flight.upstream, Upstream)
@@ -323,20 +309,20 @@ class Gateway:
         return reading if reading.complete else None
 
     async def _end_stream(self, incoming: Incoming, flight: Flight, relay: Relay, report: Report) -> None:
-        """Settle a stream, and only then let the client see its end."""
+        """Settle what was relayed as it came, and only then let the client see its end."""
         assert relay.meter is not None
         report.first_byte_s = relay.first_byte_at
         error = relay.error
-        tail = relay.meter.tail() if error is None else _error_event(failure_error(error.kind))
-        stalled = error is not None and error.kind is FailureKind.CLIENT_STALLED
-        outcome = Outcome.FINISHED if error is None else Outcome.DISCONNECTED if stalled else Outcome.UPSTREAM_FAILED
+        tail = relay.meter.tail() if error is None else error_event(error.kind)
+        reading = relay.meter.finish()
+        outcome = how_ended(error, reading, is_event_stream=not relay.whole)
         try:
-            await self._settle(flight, relay.meter.finish(), outcome, report)
+            await self._settle(flight, reading, outcome, report)
         except ApiError:
             incoming.port.abort()  # a client must not take for whole what is not recorded
             return
-        if stalled:
-            incoming.port.abort()
+        if outcome is Outcome.DISCONNECTED or (relay.whole and outcome is not Outcome.FINISHED):
+            incoming.port.abort()  # it has stalled, or would take for whole what has no place for an error
         else:
             relay.finish(tail)
 
@@ -373,8 +359,3 @@ class Gateway:
         if self._is_degraded():
             lines += b"X-RateLimit-Degraded: true\r\n"
         return lines
-
-
-def _error_event(error: ApiError) -> bytes:
-    """An error in the middle of a stream, as SDKs expect it; the line before it may lack its blank line."""
-    return b"\n\ndata: %b\n\n" % error.body

@@ -16,6 +16,8 @@ import httptools
 from proxy.upstream.failures import FailureKind, UpstreamError
 
 HEAD_BYTES_MAX = 65_536
+UPLOAD_BUFFER_BYTES = 262_144
+"""What may wait for an upstream to read it before an upload is paused."""
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -56,11 +58,15 @@ class UpstreamConnection(asyncio.Protocol):
         "_keep_alive",
         "_on_idle",
         "_on_lost",
+        "_on_stall",
         "_parser",
         "_pieces",
         "_received",
         "_sink",
         "_transport",
+        "_uploading",
+        "_writable",
+        "_writing_paused",
         "deadline",
         "exchanges",
         "idle_since",
@@ -95,6 +101,10 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self.exchanges = 0
         self.reading_paused = False
+        self._on_stall: Callable[[], None] | None = None
+        self._uploading = False  # a request of which more is to be sent
+        self._writing_paused = False
+        self._writable: asyncio.Future[None] | None = None  # somebody waits to send more
 
     # What the pool and the relay do with it
 
@@ -109,7 +119,10 @@ class UpstreamConnection(asyncio.Protocol):
         return self._received
 
     def begin(self, sink: Sink, request: bytes, first_byte_s: float, idle_s: float) -> None:
-        """Send a whole request and report its answer to ``sink``; waits are bounded, in seconds of silence."""
+        """Send a request and report its answer to ``sink``; waits are bounded, in seconds of silence.
+
+        The request is whole, or its beginning: then ``begin_upload`` follows at once.
+        """
         assert self._sink is None
         assert self._transport is not None
         self._sink = sink
@@ -119,9 +132,42 @@ class UpstreamConnection(asyncio.Protocol):
         self.deadline = self._clock() + first_byte_s
         self._transport.write(request)
 
+    def begin_upload(self) -> None:
+        """Say that more of the request is to be sent, with ``upload``, until ``end_upload``."""
+        assert self._transport is not None
+        self._uploading = True
+        self._transport.set_write_buffer_limits(high=UPLOAD_BUFFER_BYTES)
+        self.deadline = self._clock() + self._idle_s
+
+    async def upload(self, piece: bytes) -> bool:
+        """Send the next piece, and wait until there is room for another; False: no more is wanted.
+
+        No more is wanted once the answer is whole, or the exchange has failed.
+        """
+        if not self._uploading or not self.is_open:
+            return False
+        self._transport.write(piece)  # type: ignore[union-attr]
+        if self._uploading and self._writing_paused:
+            self._writable = asyncio.get_running_loop().create_future()
+            try:
+                await self._writable
+            finally:
+                self._writable = None
+        if self._uploading and not self._head:
+            self.deadline = self._clock() + self._idle_s
+        return self._uploading
+
+    def end_upload(self, first_byte_s: float) -> None:
+        """Say that the request is whole; from now on its answer is waited for."""
+        if self._uploading:
+            self._uploading = False
+            if not self._head:
+                self.deadline = self._clock() + first_byte_s
+
     def abort(self) -> None:
         """Close at once and forget the sink: the upstream sees that its client has left, and stops generating."""
         self._sink = None
+        self._stop_uploading()
         if self._transport is not None:
             self._transport.abort()
 
@@ -130,8 +176,12 @@ class UpstreamConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def pause_reading(self, stall_s: float) -> None:
-        """Take nothing more from the upstream until ``resume_reading``; the reader has ``stall_s`` to catch up."""
+    def pause_reading(self, stall_s: float, on_stall: Callable[[], None] | None = None) -> None:
+        """Take nothing more from the upstream until ``resume_reading``; the reader has ``stall_s`` to catch up.
+
+        If it does not, ``on_stall`` is called, or without it the exchange fails.
+        """
+        self._on_stall = on_stall
         if not self.reading_paused and self.is_open and self._sink is not None:
             self.reading_paused = True
             self.deadline = self._clock() + stall_s
@@ -147,12 +197,22 @@ class UpstreamConnection(asyncio.Protocol):
 
     def expire(self) -> None:
         """End an exchange whose deadline has passed."""
+        if self.reading_paused and self._on_stall is not None:
+            self._on_stall()
+            return
         self._fail(FailureKind.CLIENT_STALLED if self.reading_paused else FailureKind.TIMEOUT)
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
         self._transport = transport  # type: ignore[assignment]
+
+    def pause_writing(self) -> None:  # noqa: D102
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:  # noqa: D102
+        self._writing_paused = False
+        self._wake()
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
         if self._sink is None:
@@ -233,8 +293,11 @@ class UpstreamConnection(asyncio.Protocol):
     def _finish(self) -> None:
         sink = self._sink
         reusable = self._keep_alive and not self._body_until_close
+        unsent = self._uploading
         self._reset()
-        if reusable and self.is_open:
+        if unsent:
+            self.abort()  # an answer before the end of the request: what is still unsent would be taken for the next
+        elif reusable and self.is_open:
             self._on_idle(self)
         else:
             self.close()
@@ -248,7 +311,17 @@ class UpstreamConnection(asyncio.Protocol):
         self._headers = []
         self._pieces.clear()
         self._body_until_close = True
+        self._stop_uploading()
         self.resume_reading()
+
+    def _stop_uploading(self) -> None:
+        if self._uploading:
+            self._uploading = False
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
 
     def _fail(self, kind: FailureKind, detail: str = "", cause: BaseException | None = None) -> None:
         sink = self._sink

@@ -9,8 +9,10 @@ from typing import Any, Final
 
 import msgspec
 
+from proxy.core.entries import Outcome
 from proxy.core.errors import ApiError, internal, invalid_request, unavailable
-from proxy.upstream.failures import FailureKind
+from proxy.core.meters import Reading
+from proxy.upstream.failures import FailureKind, UpstreamError
 
 _REQUEST_FAULTS: Final = frozenset({400, 405, 413, 415, 422})
 _INTERNAL_FAULT: Final = 500
@@ -21,6 +23,21 @@ MESSAGE_CHARS_MAX: Final = 1000
 def failure_error(kind: FailureKind) -> ApiError:
     """Return what a client is told of a failed exchange."""
     return internal() if kind in _OURS else unavailable()
+
+
+def error_event(kind: FailureKind) -> bytes:
+    """Return a failure in the middle of a stream, as SDKs expect it; the line before it may lack its blank line."""
+    return b"\n\ndata: %b\n\n" % failure_error(kind).body
+
+
+def how_ended(error: UpstreamError | None, reading: Reading, *, is_event_stream: bool = False) -> Outcome:
+    """Return how an answer has ended. One that is not complete broke off, whatever its framing says.
+
+    A stream of events has an end of its own, or none: there the framing is believed.
+    """
+    if error is None:
+        return Outcome.FINISHED if reading.complete or is_event_stream else Outcome.UPSTREAM_FAILED
+    return Outcome.DISCONNECTED if error.kind is FailureKind.CLIENT_STALLED else Outcome.UPSTREAM_FAILED
 
 
 def documented_error(status: int, body: bytes) -> ApiError:

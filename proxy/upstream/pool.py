@@ -58,6 +58,11 @@ class UpstreamPool:
         """How many connections are open, busy or idle."""
         return len(self._open)
 
+    @property
+    def first_byte_s(self) -> float:
+        """How long an upstream that has been sent everything may take to begin its answer."""
+        return self._timeouts().first_byte_s
+
     def begin(self, sink: Sink, request: bytes) -> UpstreamConnection | None:
         """Send at once over an idle connection; None when there is none.
 

@@ -5,7 +5,8 @@ costs, and what the client is told when something fails (gateway.py).
 
 A stream is written to the client's transport from within the upstream's read callback: no coroutine is woken for a
 piece. What the meter holds back (the end of the stream) is written by ``finish``, after the call has been committed: a
-client never sees the end of an answer that is not in the ledger. Any other answer is collected whole.
+client never sees the end of an answer that is not in the ledger. Any other answer is collected whole; but one too large
+for that is relayed like a stream, where a meter can read it on its way.
 """
 
 import asyncio
@@ -15,6 +16,21 @@ from typing import Protocol
 from proxy.core.meters import StreamMeter
 from proxy.upstream.connection import Headers, UpstreamConnection
 from proxy.upstream.failures import FailureKind, UpstreamError
+
+OK = 200
+
+
+class AnswerHead(Protocol):
+    """Makes the head of an answer that is relayed as it comes."""
+
+    def __call__(self, headers: Headers, *, whole: bool, length: int | None) -> bytes:
+        """Return it.
+
+        Args:
+            headers: of the upstream's answer.
+            whole: whether it is a large answer, rather than a stream of events.
+            length: of a large answer's body, where it is known.
+        """
 
 
 class ClientPort(Protocol):
@@ -40,8 +56,10 @@ class Relay:
     Args:
         client: where a stream goes.
         meter: reads a stream as it passes; None: a stream is not expected, the answer is collected whole.
-        head: makes the head of a streamed answer from the upstream's headers.
+        head: makes the head of an answer that is relayed as it comes.
         answer_bytes_max: most bytes of an answer that is collected.
+        collect_bytes_max: above this size an answer is relayed as it comes, if ``body_meter`` is there.
+        body_meter: makes what reads a whole answer as it passes; None: all of it is collected.
         stall_s: how long a client may stop reading.
         clock: monotonic seconds.
         on_over: called once, when the exchange is over: ended, failed or aborted.
@@ -50,11 +68,16 @@ class Relay:
     __slots__ = (
         "_body",
         "_body_bytes",
+        "_body_meter",
+        "_chunked",
         "_client",
         "_clock",
+        "_collect_bytes_max",
         "_finished",
         "_head",
+        "_left",
         "_on_over",
+        "_owed",
         "_pending_head",
         "_stall_s",
         "answer_bytes_max",
@@ -66,14 +89,17 @@ class Relay:
         "meter",
         "status",
         "streaming",
+        "whole",
     )
 
     def __init__(
         self,
         client: ClientPort,
         meter: StreamMeter | None,
-        head: Callable[[Headers], bytes],
+        head: AnswerHead,
         answer_bytes_max: int,
+        collect_bytes_max: int,
+        body_meter: Callable[[], StreamMeter] | None,
         stall_s: float,
         clock: Callable[[], float],
         on_over: Callable[[], None],
@@ -86,12 +112,18 @@ class Relay:
         self._pending_head = b""
         self._body: list[bytes] = []
         self._body_bytes = 0
+        self._chunked = False
+        self._left = False
+        self._owed = 0  # bytes that a client with a content-length still waits for
+        self._collect_bytes_max = collect_bytes_max
+        self._body_meter = body_meter
         self.answer_bytes_max = answer_bytes_max
         self.meter = meter
         self.connection: UpstreamConnection | None = None
         self.status = 0
         self.headers: Headers = []
-        self.streaming = False
+        self.streaming = False  # relayed as it comes ...
+        self.whole = False  # ... though it is no stream of events
         self.error: UpstreamError | None = None
         self.first_byte_at: float | None = None
         self.is_over = False
@@ -100,16 +132,23 @@ class Relay:
     # The upstream's side
 
     def on_head(self, status: int, headers: Headers) -> None:
-        """Decide between streaming and collecting."""
+        """Decide between relaying and collecting."""
         self.status = status
         self.headers = headers
-        if self.meter is not None and status == 200 and _is_event_stream(headers):  # noqa: PLR2004
+        if status != OK:
+            return
+        if self._body_meter is not None:
+            length = _length(headers)
+            if length is not None and length > self._collect_bytes_max:
+                self._relay_whole(length)
+        elif self.meter is not None and _is_event_stream(headers):
             self.streaming = True
-            self._pending_head = self._head(headers)
+            self._chunked = self._client.chunked
+            self._pending_head = self._head(headers, whole=False, length=None)
             self._client.attach(self)
 
     def on_data(self, data: bytes) -> None:
-        """Pass on a piece of a stream, or collect it."""
+        """Pass on a piece, or collect it."""
         if not self.streaming:
             self._collect(data)
             return
@@ -117,12 +156,14 @@ class Relay:
         if out:
             if self.first_byte_at is None:
                 self.first_byte_at = self._clock()
-            if self._client.chunked:
+            if self._owed:
+                self._owed -= len(out)
+            elif self._chunked:
                 out = b"%x\r\n%b\r\n" % (len(out), out)
         if self._pending_head:
             out = self._pending_head + out
             self._pending_head = b""
-        if out:
+        if out and not self._left:
             self._client.write(out)  # a client that is gone is noticed by its own connection
 
     def on_end(self) -> None:
@@ -135,15 +176,33 @@ class Relay:
 
     def _collect(self, data: bytes) -> None:
         self._body_bytes += len(data)
-        if self._body_bytes > self.answer_bytes_max:
+        if self._body_bytes > self._collect_bytes_max and self._body_meter is not None and self.status == OK:
+            data = b"".join([*self._body, data])
+            self._body.clear()
+            self._relay_whole(None)
+            self.on_data(data)
+        elif self._body_bytes > self.answer_bytes_max:
             self.abort()
             self._end(UpstreamError(FailureKind.TOO_LARGE))
-            return
-        if data:
+        elif data:
             self._body.append(data)
+
+    def _relay_whole(self, length: int | None) -> None:
+        """Pass on, from here on, an answer that is too large to be collected."""
+        assert self._body_meter is not None
+        self.meter = self._body_meter()
+        self.streaming = self.whole = True
+        if not self._left:
+            self._owed = length or 0
+            self._chunked = length is None and self._client.chunked
+            self._pending_head = self._head(self.headers, whole=True, length=length)
+            self._client.attach(self)
 
     def _end(self, error: UpstreamError | None) -> None:
         self.error = error
+        if error is not None and self.whole and self._pending_head:
+            self.streaming = self.whole = False  # nothing has been relayed: an error can still be told
+            self._pending_head = b""
         self.is_over = True
         self._over()
         if self._finished is not None and not self._finished.done():
@@ -153,13 +212,18 @@ class Relay:
 
     def pause(self) -> None:
         """The client reads slower than the upstream sends: stop the upstream, not the memory."""
-        if self.connection is not None:
-            self.connection.pause_reading(self._stall_s)
+        if self.connection is not None and not self._left:
+            self.connection.pause_reading(self._stall_s, self._give_up_client if self.whole else None)
 
     def resume(self) -> None:
         """The client has caught up."""
         if self.connection is not None:
             self.connection.resume_reading()
+
+    def _give_up_client(self) -> None:
+        """The client has not caught up in time. What it asked for runs to its end, as if it had left."""
+        self.leave()
+        self._client.abort()
 
     # The gateway's side
 
@@ -170,7 +234,7 @@ class Relay:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the client has been sent the head of a stream."""
+        """Whether the client has been sent the head of an answer that is relayed as it comes."""
         return self.streaming and not self._pending_head
 
     def over(self) -> "asyncio.Future[None]":
@@ -179,6 +243,12 @@ class Relay:
         if self.is_over:
             finished.set_result(None)
         return finished
+
+    def leave(self) -> None:
+        """Go on without the client: take the rest of the answer, for what it says of its usage, and drop it."""
+        self._left = True
+        self._client.attach(None)
+        self.resume()
 
     def abort(self) -> None:
         """Leave the upstream: it sees its client go and stops generating."""
@@ -195,14 +265,28 @@ class Relay:
             on_over()
 
     def finish(self, last: bytes) -> None:
-        """Write the end of a stream, after the call has been committed."""
-        if self._client.chunked:
+        """Write the end of what was relayed, after the call has been committed."""
+        is_short = self._owed > len(last)
+        if self._chunked:
             last = b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if last else b"0\r\n\r\n"
         if self._pending_head:
             last = self._pending_head + last
             self._pending_head = b""
         self._client.write(last)
+        if is_short:  # a meter may leave blanks out that the upstream counted
+            self._client.abort()
 
 
 def _is_event_stream(headers: Headers) -> bool:
     return any(name == b"content-type" and value.lower().startswith(b"text/event-stream") for name, value in headers)
+
+
+def _length(headers: Headers) -> int | None:
+    """Return the length of a body, where its framing says so beforehand."""
+    length = None
+    for name, value in headers:
+        if name == b"transfer-encoding":
+            return None
+        if name == b"content-length":
+            length = int(value)
+    return length

@@ -7,6 +7,7 @@ connection (http.py), and what a request means (public.py).
 import asyncio
 import email.utils
 import time
+from collections.abc import AsyncGenerator
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -15,6 +16,8 @@ from proxy.web.encodings import decoded
 
 UNASKED_BYTES_MAX: Final = 262_144
 """What is taken of a body that nobody has asked for yet."""
+STEP_BYTES: Final = 8_388_608
+"""Of a body that is taken in pieces, what a client has the time of a whole body for."""
 
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -163,8 +166,11 @@ class Exchange:
             self._more += data
         else:
             self._first = data
-        if self._bytes_max is None and self._size > UNASKED_BYTES_MAX:
-            self._carrier.hold_reading()
+        if self._bytes_max is None:  # nobody has asked for all of it
+            if self._size > UNASKED_BYTES_MAX:
+                self._carrier.hold_reading()
+            if self._waiter is not None:
+                self._wake()
 
     def drop(self) -> None:
         """Keep nothing of the body, also of what is still to come."""
@@ -208,7 +214,9 @@ class Exchange:
         if length is not None and int(length) > bytes_max:
             raise body_too_large(bytes_max)
         if not self.complete and not self.broken and self._size <= bytes_max:
-            await self._receive(bytes_max, timeout_s)
+            self._bytes_max = bytes_max
+            self._go_on()
+            await self._more_to_come(timeout_s)
         if self._size > bytes_max:
             raise body_too_large(bytes_max)
         if self.broken:
@@ -218,14 +226,47 @@ class Exchange:
         coding = self.noted.get(b"content-encoding")
         return whole if coding is None else await decoded(whole, coding, bytes_max)
 
-    async def _receive(self, bytes_max: int, timeout_s: float) -> None:
+    async def pieces(self, bytes_max: int, timeout_s: float) -> AsyncGenerator[bytes, None]:
+        """Return the body as it comes, instead of ``body``: the client is paused while whoever asks is busy.
+
+        A piece is no larger than ``UNASKED_BYTES_MAX`` and what one read brings. ``timeout_s`` is for each started
+        ``STEP_BYTES``. To be closed by whoever does not take it to its end.
+
+        Raises:
+            ApiError: 413 when it is too large, 408 when it takes too long, 400 when it is broken.
+        """
+        length = self.noted.get(b"content-length")
+        if length is not None and int(length) > bytes_max:
+            raise body_too_large(bytes_max)
+        now = asyncio.get_running_loop().time
+        started_s = now()
+        total = 0
+        while True:
+            if not self._size and not self.complete and not self.broken:
+                self._go_on()
+                await self._more_to_come(started_s + timeout_s * (1 + total // STEP_BYTES) - now())
+            piece = self._first if self._more is None else bytes(self._more)
+            if not piece:
+                break
+            self._first, self._more, self._size = b"", None, 0
+            total += len(piece)
+            if total > bytes_max:
+                raise body_too_large(bytes_max)
+            yield piece
+        if self.broken:
+            raise invalid_request("The request body is broken")
+
+    def _go_on(self) -> None:
+        """Take more of the body; a client that waits to be asked for it is told so, once."""
         carrier = self._carrier
-        self._bytes_max = bytes_max
-        if not self._size and self.chunked and self.noted.get(b"expect", b"").lower() == b"100-continue":
+        if not self._size and self.chunked and self.noted.pop(b"expect", b"").lower() == b"100-continue":
             transport = carrier.transport
             if transport is not None and not transport.is_closing():
                 transport.write(_CONTINUE)
         carrier.go_on_reading()
+
+    async def _more_to_come(self, timeout_s: float) -> None:
+        """Wait to be woken. Raises ApiError (408)."""
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout_s):

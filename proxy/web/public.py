@@ -7,6 +7,7 @@ What belongs here: which request is a call, and what the gateway is told of it. 
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Final
 
 from proxy.core.calls import Form
@@ -18,7 +19,9 @@ from proxy.telemetry.logs import log_failure
 from proxy.upstream.relay import ClientPort
 from proxy.web.connections import Connections
 from proxy.web.exchange import Exchange, date
+from proxy.web.forms import COMPRESSED, FormReader, Unmeasured
 from proxy.web.http import Connection
+from proxy.web.spool import Spool
 
 BACKLOG: Final = 4096
 """asyncio's default of 100 drops bursts of new connections, which then wait a second for retransmission."""
@@ -28,32 +31,47 @@ CUT_S: Final = 1.0
 """For the calls that are cut at the end to notice it."""
 
 CLIENT_REQUEST_ID_CHARS_MAX: Final = 128
+SPOOL_FOLDER: Final = "spool"
+"""Of the state folder."""
 _BEARER: Final = b"bearer "
+_STREAM_HEAD: Final = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+)
+_WHOLE_HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 _ROUTES: Final = {route.encode(): (endpoint.method.encode(), endpoint) for route, endpoint in ENDPOINTS.items()}
 
 
-def stream_head(port: ClientPort, lines: bytes) -> bytes:
-    """Return the head of a streamed answer: the documented type and cache rule, then ``lines``."""
-    framing = b"transfer-encoding: chunked\r\n" if port.chunked else b"connection: close\r\n"
-    return (
-        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
-        + framing
-        + date.now()
-        + lines
-        + b"\r\n"
-    )
+def stream_head(port: ClientPort, lines: bytes, *, whole: bool = False, length: int | None = None) -> bytes:
+    """Return the head of an answer that is relayed as it comes: the documented type, then ``lines``.
+
+    Args:
+        port: where it goes.
+        lines: header lines beyond type, framing and date.
+        whole: whether it is an answer too large for memory, in JSON, rather than a stream of events.
+        length: of its body, where that is known.
+    """
+    framing = b"" if length is None else b"content-length: %d\r\n" % length
+    if not port.chunked:
+        framing += b"connection: close\r\n"
+    elif length is None:
+        framing = b"transfer-encoding: chunked\r\n"
+    return (_WHOLE_HEAD if whole else _STREAM_HEAD) + framing + date.now() + lines + b"\r\n"
 
 
 class _Incoming:
     """A request (``proxy.gateway.Incoming``)."""
 
-    __slots__ = ("_settings", "client_request_id", "endpoint", "port", "started_s")
+    __slots__ = ("_form", "_settings", "_spool", "client_request_id", "endpoint", "port", "started_s")
 
-    def __init__(self, exchange: Exchange, endpoint: Endpoint, started_s: float, settings: ProxySettings) -> None:
+    def __init__(
+        self, exchange: Exchange, endpoint: Endpoint, started_s: float, settings: ProxySettings, spool: Spool
+    ) -> None:
         self.port = exchange
         self.endpoint = endpoint
         self.started_s = started_s
         self._settings = settings
+        self._spool = spool
+        self._form: FormReader | None = None
         name = exchange.noted.get(b"x-request-id")
         self.client_request_id = None if name is None else name[:CLIENT_REQUEST_ID_CHARS_MAX].decode("utf-8", "replace")
 
@@ -73,8 +91,18 @@ class _Incoming:
         return self.port.body(self._settings.sizes.body_bytes_max, self._settings.timeouts.client_body_s)
 
     async def form(self) -> Form:
-        """Read the whole body as a form. Raises ApiError (400, 408, 413)."""
-        raise invalid_request("Forms are not taken")
+        """Read the whole body as a form. Raises ApiError (400, 408, 413, 503)."""
+        exchange, settings = self.port, self._settings
+        if exchange.noted.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise invalid_request(COMPRESSED)
+        content_type = next((value for name, value in exchange.headers if name == b"content-type"), b"")
+        reader = self._form = FormReader(content_type, self._spool, Unmeasured)
+        return await reader.read(exchange.pieces(settings.sizes.upload_bytes_max, settings.timeouts.client_body_s))
+
+    def close(self) -> None:
+        """Let go of what the request has left on disk."""
+        if self._form is not None:
+            self._form.close()
 
 
 def _route(exchange: Exchange) -> Endpoint:
@@ -94,6 +122,9 @@ class PublicListener:
         gateway: serves calls.
         settings: returns the settings in force.
         clock: monotonic seconds.
+
+    Attributes:
+        spool: where uploads wait for their upstream.
     """
 
     def __init__(self, gateway: Gateway, settings: Callable[[], ProxySettings], clock: Callable[[], float]) -> None:
@@ -103,6 +134,9 @@ class PublicListener:
         self._server: Connections | None = None
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        self.spool = Spool(
+            Path(settings().state_dir) / SPOOL_FOLDER, lambda: settings().sizes.spool_bytes_max, log_failure
+        )
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None, *, reuse_port: bool = False) -> int:
         """Listen; return the port. With ``reuse_port`` several processes may share it (SO_REUSEPORT)."""
@@ -132,7 +166,7 @@ class PublicListener:
         except ApiError as error:
             exchange.answer(error.status, b"application/json", b"", error.body)
             return
-        answer = await self._gateway.serve(_Incoming(exchange, endpoint, started_s, self._settings()))
+        answer = await self._gateway.serve(_Incoming(exchange, endpoint, started_s, self._settings(), self.spool))
         if answer is not None:
             exchange.answer(answer.status, answer.content_type, answer.lines, answer.body)
 
