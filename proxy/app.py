@@ -17,6 +17,7 @@ import structlog
 from proxy.clock import unix_ms
 from proxy.core.endpoints import ENDPOINTS
 from proxy.core.quotas import LIMIT_NAMES
+from proxy.counting import Counting
 from proxy.gateway import Gateway
 from proxy.ledger.database import Database
 from proxy.ledger.directory import Directory
@@ -106,6 +107,7 @@ class App:
         self.metrics = self._new_metrics()
         observer = Observer(self.metrics, self.call_log)
         self.settlement = Settlement(self.outbox, self.limiter, self.tasks, proxy.limiter.heartbeat_s, log_failure)
+        self.counting = Counting()
         self.gateway = Gateway(
             lambda: self._holder.current,
             self.directory,
@@ -114,6 +116,7 @@ class App:
             self.settlement,
             observer,
             self.tasks,
+            self.counting,
             clock,
             stream_head,
             self._is_degraded,
@@ -149,6 +152,7 @@ class App:
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
+        self.counting.close()
         self.pools.close()
         await self.limiter.close()
         shipped = await self.shipper.drain(SHIP_AT_END_S)
