@@ -1,0 +1,361 @@
+"""The gateway: the way of one call, from a bearer token to a settled entry.
+
+What belongs here: the order of the steps, and what each failure means for the client and for the hold. What does not:
+HTTP on the client's side (incoming.py, web/), bytes (upstream/), counting (core/), keeping (limiter/, ledger/).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from uuid_utils import uuid7
+
+from proxy.clock import unix_ms
+from proxy.core.accounts import Principal
+from proxy.core.catalogue import TokenizerError, Upstream
+from proxy.core.entries import Outcome
+from proxy.core.errors import ApiError, internal, invalid_parameter, rate_limited, unauthorized, unavailable
+from proxy.core.headers import answer_lines, refusal_lines, upstream_lines
+from proxy.core.limits import NEVER_MS, Admission
+from proxy.core.meters import Reading
+from proxy.core.quotas import amounts, cost_bound_pico
+from proxy.core.usage import TariffClass
+from proxy.counting import Counting
+from proxy.incoming import Answer, AnswerHead, Incoming
+from proxy.ledger.directory import Directory
+from proxy.ledger.errors import OutboxError
+from proxy.limiter import Limiter, LimiterUnavailableError
+from proxy.months import Months
+from proxy.observer import Observer, Report
+from proxy.settings.types import Settings
+from proxy.settlement import Flight, Settlement
+from proxy.tasks import Tasks
+from proxy.upstream.connection import Headers
+from proxy.upstream.documented import documented_error, error_event, failure_error, how_ended
+from proxy.upstream.exchange import Request, exchange
+from proxy.upstream.failures import FailureKind, UpstreamError
+from proxy.upstream.pool import UpstreamPool, UpstreamPools
+from proxy.upstream.relay import Relay
+
+OK: Final = 200
+CLIENT_GONE: Final = 499
+"""Status in log and metrics of a call whose client left before its answer began (nginx's number for it)."""
+
+
+class Gateway:
+    """Serves calls.
+
+    Args:
+        settings: returns the settings in force; a call uses one and the same from its beginning to its end.
+        directory: knows the keys.
+        limiter: knows what has room.
+        pools: connections to the upstreams.
+        settlement: commits what was used.
+        observer: is told of every call.
+        tasks: where calls go on whose client has left.
+        counting: where tokens are counted that no upstream told.
+        clock: monotonic seconds.
+        stream_head: makes the head of an answer that is relayed as it comes.
+        is_degraded: whether limits are kept without the store that replicas share; answers then say so.
+    """
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        directory: Directory,
+        limiter: Limiter,
+        pools: UpstreamPools,
+        settlement: Settlement,
+        observer: Observer,
+        tasks: Tasks,
+        counting: Counting,
+        clock: Callable[[], float],
+        stream_head: AnswerHead,
+        is_degraded: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._limiter = limiter
+        self._pools = pools
+        self._settlement = settlement
+        self._observer = observer
+        self._tasks = tasks
+        self._counting = counting
+        self._clock = clock
+        self._stream_head = stream_head
+        self._is_degraded = is_degraded
+        self._months = Months()
+        self.draining = False
+
+    async def serve(self, incoming: Incoming) -> Answer | None:
+        """Serve one call; None: the answer has been streamed. Raises only CancelledError: the client has left."""
+        report = Report(str(uuid7()), incoming.endpoint.route, incoming.started_s, incoming.client_request_id)
+        self._observer.began()
+        try:
+            return await self._call(incoming, report)
+        except ApiError as error:
+            return await self._refuse(error, report)
+        except asyncio.CancelledError:
+            report.status = report.status or CLIENT_GONE
+            raise
+        except Exception as exc:  # noqa: BLE001 - the last line: a bug must not leave a client without an answer
+            self._observer.failed("call", exc)
+            self._settlement.drop(report.call_id)
+            return await self._refuse(internal(), report)
+        finally:
+            if not report.abandoned:
+                incoming.close()
+                self._observer.ended(report, self._clock())
+
+    async def _call(self, incoming: Incoming, report: Report) -> Answer | None:
+        flight = await self._prepare(incoming, report)
+        report.admission = await self._admit(flight, report)
+        try:
+            relay = await self._forward(incoming, flight, report)
+            report.answered_s = self._clock()
+            if flight.endpoint.count is not None:
+                await self._count(flight, relay)
+        except UpstreamError as exc:
+            self._settlement.release(flight)
+            raise failure_error(exc.kind) from exc
+        except asyncio.CancelledError:
+            report.abandoned = True
+            self._tasks.spawn(self._abandon(incoming, flight, report), "abandoned")
+            raise
+        if relay.error is not None and relay.error.kind is FailureKind.INTERNAL:
+            self._observer.failed("relay", relay.error)
+        if relay.streaming:
+            await self._end_stream(incoming, flight, relay, report)
+            return None
+        return await self._end_body(flight, relay, report)
+
+    # Who calls, what for, and whether there is room
+
+    async def _prepare(self, incoming: Incoming, report: Report) -> Flight:
+        settings = self._settings()
+        now_ms = unix_ms()
+        principal = self._authenticate(incoming.token(), now_ms)
+        tier = settings.tiers.get(principal.account.tier)
+        if tier is None:  # a reload took away a tier that an account still holds
+            self._observer.failed("tier", LookupError(f"no tier {principal.account.tier!r} in the settings"))
+            raise unavailable()
+        month = self._months.at(now_ms, principal.account.timezone)
+        allowance = self._months.allowance(tier, month)
+        limits = allowance.limits
+        report.principal, report.tier, report.allowance = principal, tier, allowance
+        endpoint = incoming.endpoint
+        received = await (incoming.form() if endpoint.takes_form else incoming.body())
+        call = endpoint.prepare(received, endpoint.route, settings.terms)
+        report.call = call
+        prices = settings.prices.version_at(now_ms)
+        needs = amounts(limits, call.output_tokens_max, cost_bound_pico(call, prices, TariffClass.STANDARD))
+        return Flight(
+            report.call_id,
+            principal,
+            tier,
+            endpoint,
+            call,
+            limits,
+            needs,
+            prices,
+            month.name,
+            month.day,
+            now_ms,
+        )
+
+    def _authenticate(self, token: str | None, now_ms: int) -> Principal:
+        principal = self._directory.authenticate(token, now_ms) if token is not None else None
+        if principal is None:
+            raise unauthorized()
+        return principal
+
+    async def _admit(self, flight: Flight, report: Report) -> Admission:
+        account_id = flight.principal.account.id
+        try:
+            admission = await self._limiter.admit(account_id, flight.call_id, flight.limits, flight.needs)
+        except LimiterUnavailableError as exc:
+            self._settlement.release(flight)  # nothing is known about what the store did
+            raise unavailable() from exc
+        except asyncio.CancelledError:
+            self._settlement.release(flight)
+            raise
+        if not admission.admitted:
+            report.admission = admission
+            if admission.retry_after_ms == NEVER_MS:
+                raise invalid_parameter("max_tokens", "may produce more than your tier's whole limit")
+            raise rate_limited()
+        self._settlement.began(flight)
+        return admission
+
+    # There and back
+
+    async def _forward(self, incoming: Incoming, flight: Flight, report: Report) -> Relay:
+        """Send the call and wait for the end of its answer.
+
+        Raises:
+            UpstreamError: no upstream could begin.
+        """
+        settings = self._settings().proxy
+        call, endpoint = flight.call, flight.endpoint
+        lines = upstream_lines(incoming.raw_headers(), flight.call_id)
+        request = Request(endpoint, call, lines)
+
+        def head(headers: Headers, *, whole: bool, length: int | None) -> bytes:
+            report.status = OK
+            lines = answer_lines(headers) + self._lines(report)
+            return self._stream_head(incoming.port, lines, whole=whole, length=length)
+
+        def new_relay(pool: UpstreamPool) -> Relay:
+            flight.upstream = pool.upstream
+            report.upstream = pool.upstream.name
+            engine = pool.upstream.engine
+            streams = call.stream and endpoint.stream_meter is not None
+            meter = endpoint.stream_meter(engine, call) if streams else None  # type: ignore[misc]
+            relay = flight.relay = Relay(
+                incoming.port,
+                meter,
+                head,
+                settings.sizes.answer_bytes_max,
+                settings.sizes.collect_bytes_max,
+                None if call.stream or endpoint.body_meter is None else partial(endpoint.body_meter, engine, call),
+                settings.timeouts.client_stall_s,
+                self._clock,
+                pool.ended,
+            )
+            return relay
+
+        report.sent_s = self._clock()
+        return await exchange(self._pools, call.model.upstreams, request, new_relay, self._observer.upstream_failed)
+
+    async def _abandon(self, incoming: Incoming, flight: Flight, report: Report) -> None:
+        """The client left before the end: a stream is cut and billed so far, any other call runs to its end."""
+        try:
+            await self._end_abandoned(flight, report)
+        except ApiError:
+            pass  # reported; nobody is left to be told
+        finally:
+            report.status = report.status or CLIENT_GONE
+            incoming.close()
+            self._observer.ended(report, self._clock())
+
+    async def _end_abandoned(self, flight: Flight, report: Report) -> None:
+        relay = flight.relay
+        if relay is None or (relay.connection is None and not relay.is_over):
+            self._settlement.release(flight)  # it had not been sent yet
+        elif flight.call.stream:
+            relay.abort()
+            reading = relay.meter.finish() if relay.streaming and relay.meter is not None else None
+            if reading is None or (reading.usage.is_estimated and not reading.usage.output_tokens):
+                self._settlement.release(flight)  # engines count a prompt with its first token, and none was seen
+            else:
+                await self._settle(flight, reading, self._why_cut(relay), report)
+        else:
+            relay.leave()
+            await relay.over()
+            await self._count(flight, relay)
+            reading = self._read(flight, relay)
+            if reading is not None:
+                await self._settle(flight, reading, how_ended(relay.error, reading), report)
+            else:
+                self._settlement.release(flight)
+
+    def _why_cut(self, relay: Relay) -> Outcome:
+        if relay.error is not None:
+            return Outcome.UPSTREAM_FAILED
+        return Outcome.INTERRUPTED if self.draining else Outcome.DISCONNECTED
+
+    # How it ends
+
+    async def _end_body(self, flight: Flight, relay: Relay, report: Report) -> Answer:
+        """Settle and return a whole answer, or the documented error for what came instead of one."""
+        reading = self._read(flight, relay)
+        if reading is None:  # an error, or not what was asked for: not passed on, and not billed
+            self._settlement.release(flight)
+            if relay.error is not None:
+                raise failure_error(relay.error.kind)
+            raise documented_error(relay.status, relay.body) if relay.status != OK else unavailable()
+        await self._settle(flight, reading, Outcome.FINISHED, report)
+        report.status = OK
+        lines = answer_lines(relay.headers) + self._lines(report)
+        show = flight.endpoint.show
+        if show is None:
+            return Answer(OK, lines, relay.body)
+        assert isinstance(flight.upstream, Upstream)
+        shown = show(flight.upstream.engine, relay.body, flight.call, flight.call_id)
+        return Answer(OK, lines, shown.body, shown.content_type)
+
+    async def _count(self, flight: Flight, relay: Relay) -> None:
+        """Count in a thread what an answer did not tell; when that fails, the estimate stands."""
+        count = flight.endpoint.count
+        if count is None or flight.call.model.tokenizer is None:
+            return
+        reading = self._read(flight, relay)
+        if reading is not None and reading.usage.is_estimated:
+            try:
+                flight.call = await self._counting.run(count, flight.call)
+            except TokenizerError as exc:
+                self._observer.failed("count", exc)
+
+    def _read(self, flight: Flight, relay: Relay) -> Reading | None:
+        """Read the usage of a whole answer; None: it is none."""
+        if relay.whole and relay.meter is not None:
+            return relay.meter.finish()
+        if relay.error is not None or relay.status != OK:
+            return None
+        assert isinstance(flight.upstream, Upstream)
+        reading = flight.endpoint.read_body(flight.upstream.engine, relay.body, flight.call)
+        return reading if reading.complete else None
+
+    async def _end_stream(self, incoming: Incoming, flight: Flight, relay: Relay, report: Report) -> None:
+        """Settle what was relayed as it came, and only then let the client see its end."""
+        assert relay.meter is not None
+        report.first_byte_s = relay.first_byte_at
+        error = relay.error
+        tail = relay.meter.tail() if error is None else error_event(error.kind)
+        reading = relay.meter.finish()
+        outcome = how_ended(error, reading, is_event_stream=not relay.whole)
+        try:
+            await self._settle(flight, reading, outcome, report)
+        except ApiError:
+            incoming.port.abort()  # a client must not take for whole what is not recorded
+            return
+        if outcome is Outcome.DISCONNECTED or (relay.whole and outcome is not Outcome.FINISHED):
+            incoming.port.abort()  # it has stalled, or would take for whole what has no place for an error
+        else:
+            relay.finish(tail)
+
+    async def _settle(self, flight: Flight, reading: Reading, outcome: Outcome, report: Report) -> None:
+        """Price and commit. Raises ApiError (503) when the entry cannot be made durable."""
+        if outcome is Outcome.DISCONNECTED and reading.complete:
+            outcome = Outcome.FINISHED  # all there was to say had been said
+        report.outcome = outcome
+        charge = self._settlement.rate(flight, reading.usage, outcome)
+        self._observer.charged(report, charge)
+        try:
+            await self._settlement.commit(flight, reading.usage, charge, outcome)
+        except OutboxError as exc:
+            self._observer.failed("commit", exc)
+            raise unavailable() from exc
+
+    # What is said
+
+    async def _refuse(self, error: ApiError, report: Report) -> Answer:
+        report.status = error.status
+        report.error_type = error.type
+        if report.principal is not None and report.allowance is not None and report.admission is None:
+            with contextlib.suppress(LimiterUnavailableError):  # then without limit headers
+                report.admission = await self._limiter.peek(report.principal.account.id, report.allowance.limits)
+        return Answer(error.status, self._lines(report), error.body)
+
+    def _lines(self, report: Report) -> bytes:
+        """Return the headers that every answer carries: the request id and, once we know who calls, the limits."""
+        lines = b"x-request-id: %b\r\n" % report.call_id.encode()
+        if report.admission is not None and report.allowance is not None:
+            lines += report.allowance.headers.lines(report.admission)
+            if not report.admission.admitted:
+                lines += refusal_lines(report.admission)
+        if self._is_degraded():
+            lines += b"X-RateLimit-Degraded: true\r\n"
+        return lines
