@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 from proxy.core.limits import Admission, Limit, LimitKind, LimitState, Stamp
 from proxy.core.windows import AMOUNT_MAX, Bucket
+from proxy.limiter import library
 
-LIBRARY = "tollgate_v1"
 VERBS = ("admit", "settle", "extend", "release", "peek")
 CACHE_MAX = 65_536
 """How many accounts' keys, and how many plans, are remembered; beyond it the memory begins again."""
@@ -56,7 +56,7 @@ class Plan:
         amounts = len(limits)
         counts = dict.fromkeys(VERBS, 11 + amounts) | {"release": 10, "peek": 10}
         self.heads = {
-            verb: f"*{counts[verb]}\r\n{bulk('FCALL')}{bulk(f'{LIBRARY}_{verb}')}{bulk('4')}" for verb in VERBS
+            verb: f"*{counts[verb]}\r\n{bulk('FCALL')}{bulk(f'{library.NAME}_{verb}')}{bulk('4')}" for verb in VERBS
         }
         self._answer = struct.Struct(f"<{5 + 3 * amounts}q")
 
@@ -160,7 +160,7 @@ class Commands:
             for value in values
         ]
         fixed = (now, str(epoch), plan.text, str(kept_ms))
-        return pack("FCALL", f"{LIBRARY}_seed", "4", *self._key_names(account_id), *fixed, *packed, *call_ids)
+        return pack("FCALL", f"{library.NAME}_seed", "4", *self._key_names(account_id), *fixed, *packed, *call_ids)
 
     def _verb(self, verb: str, account_id: str, call_id: str, plan: Plan, fourth: str, amounts: Sequence[int]) -> bytes:
         keys = self._keys.get(account_id) or self._keys_of(account_id)

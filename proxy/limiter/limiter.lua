@@ -1,4 +1,4 @@
-#!lua name=tollgate_v1
+#!lua name=LIBRARY_NAME
 --[[
 The limiter in Redis (7.0 or newer) and Valkey: one library, one function a verb. What belongs here: the rules of
 proxy/core/limits.py, kept as proxy/core/account_state.py keeps them, answer for answer. What does not: the ledger.
@@ -950,7 +950,7 @@ local function register(name, verb, flags)
     pack, unpack_bytes, floor, call = struct.pack, struct.unpack, math.floor, redis.call
     return verb(keys, args)
   end
-  redis.register_function({ function_name = 'tollgate_v1_' .. name, callback = callback, flags = flags })
+  redis.register_function({ function_name = 'LIBRARY_NAME_' .. name, callback = callback, flags = flags })
 end
 
 register('admit', admit, {})

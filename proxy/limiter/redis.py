@@ -16,14 +16,13 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from importlib.resources import files
 
 import hiredis
 
 from proxy.core.account_state import check_amounts
 from proxy.core.limits import Admission, Limit, LimitKind
-from proxy.limiter import LimiterUnavailableError, SeedLoader
-from proxy.limiter.commands import LIBRARY, Commands, Plan, pack
+from proxy.limiter import LimiterUnavailableError, SeedLoader, library
+from proxy.limiter.commands import Commands, Plan, pack
 from proxy.limiter.debts import Debt, Debts
 from proxy.limiter.seeding import Seeding, seed_buckets
 from proxy.limiter.wire import Answer, Link, Target, UnansweredError, open_link, parse_target
@@ -381,7 +380,7 @@ class _Told:
 
 
 async def _ensure_library(link: Link) -> None:
-    answer = await link.send(pack("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY))
+    answer = await link.send(pack("FUNCTION", "LIST", "LIBRARYNAME", library.NAME))
     if isinstance(answer, hiredis.ReplyError):
         link.lose("no functions")
         raise LimiterUnavailableError(f"Redis does not take functions: {answer}")
@@ -395,7 +394,7 @@ async def _generation(link: Link) -> int | None:
     run = _RUN_ID.search(info) if isinstance(info, bytes) else None
     if run is None:
         return None
-    answer = await link.send(pack("FCALL", f"{LIBRARY}_attach", "1", "tollgate:run", run[1]))
+    answer = await link.send(pack("FCALL", f"{library.NAME}_attach", "1", "tollgate:run", run[1]))
     if isinstance(answer, hiredis.ReplyError):
         _log.warning("a Redis that has been started again will not be noticed: %s", answer)
         return None
@@ -403,9 +402,8 @@ async def _generation(link: Link) -> int | None:
 
 
 async def _load_library(link: Link) -> None:
-    code = files("proxy.limiter").joinpath("limiter.lua").read_text()
-    answer = await link.send(pack("FUNCTION", "LOAD", "REPLACE", code))
+    answer = await link.send(pack("FUNCTION", "LOAD", "REPLACE", library.CODE))
     if isinstance(answer, hiredis.ReplyError):
         link.lose("no functions")
         raise LimiterUnavailableError(f"Redis does not take the limiter's functions: {answer}")
-    _log.info("loaded the functions %s into Redis", LIBRARY)
+    _log.info("loaded the functions %s into Redis", library.NAME)

@@ -1,6 +1,7 @@
 """What can happen to Redis and to callers: restarts, stalls, lost data and functions, cancelled calls, passwords."""
 
 import asyncio
+import hashlib
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ import pytest
 import redis
 import uvloop
 
-from proxy.limiter import LimiterUnavailableError, Seed
+from proxy.limiter import LimiterUnavailableError, Seed, library
 from proxy.limiter.redis import RedisLimiter
 from tests.limiter.measure import BIG, fill
 from tests.limiter.support import START_MS, Clock, budget, new_account, requests, window
@@ -303,6 +304,25 @@ async def test_functions_that_are_lost_are_loaded_again(limiter: RedisLimiter, s
         client.function_flush()
     await limiter.settle(account, "a", LIMITS, (5, 1, 1))
     assert await used_of(limiter, account) == [5, 1, 1]
+
+
+async def test_another_version_of_the_functions_is_left_alone_and_ours_are_put_beside_it(
+    limiter: RedisLimiter, server: Server, account: str
+) -> None:
+    with server.client() as client:
+        client.function_flush()
+        client.function_load(library.CODE.replace(library.NAME, "tollgate_older"))
+    await limiter.admit(account, "a", LIMITS, (5, 1, 1))
+    with server.client() as client:
+        names = {listed[1].decode() for listed in client.function_list()}
+    assert names == {"tollgate_older", library.NAME}
+
+
+def test_the_library_is_named_by_its_content() -> None:
+    text = Path(library.__file__).with_name("limiter.lua").read_bytes()
+    assert f"tollgate_{hashlib.sha256(text).hexdigest()[:12]}" == library.NAME
+    assert library.CODE.startswith(f"#!lua name={library.NAME}\n")
+    assert "LIBRARY_NAME" not in library.CODE
 
 
 async def test_expiries_that_are_lost_are_made_again_from_the_calls_in_flight(
