@@ -1,31 +1,38 @@
 """The simulated cluster as a server: its routes, its start and its end.
 
-What belongs here: aiohttp. What does not: what is answered (generation.py, others.py).
+What belongs here: aiohttp. What does not: what is answered (generation.py; for what generates no text engines.py).
 """
 
+import hashlib
 import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 import msgspec
-from aiohttp import BodyPartReader, web
+from aiohttp import web
 
+from proxy.core.catalogue import Engine
+from proxy.simulator.answers import JSON_HEADERS, ConnectionCutError, Events, Whole, fail_early, send_events, send_whole
+from proxy.simulator.audio import transcribe
 from proxy.simulator.counters import Counters
-from proxy.simulator.generation import JSON_HEADERS, ConnectionCutError, Generation
+from proxy.simulator.engines import ENGINES, Answerer
+from proxy.simulator.generation import Generation
 from proxy.simulator.options import Options
-from proxy.simulator.others import Embedded, embed, rerank, transcribe
 from proxy.simulator.requests import (
     GenerationCall,
+    NotJsonError,
     RefusedError,
+    decode_json,
     read_chat,
     read_completion,
     read_json,
-    refuse_field,
 )
 from proxy.simulator.shapes import Json
+from proxy.simulator.uploads import KEPT_BYTES_MAX, ReceivedForm, Upload, read_form
 
 _BODY_BYTES_MAX: Final = 256 * 1024 * 1024
 _BACKLOG: Final = 4096
@@ -35,12 +42,27 @@ _SEEN_MAX: Final = 100
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A call as it arrived: for tests that ask what was forwarded. Header names are in lower case."""
+    """A call as it arrived: for tests that ask what was forwarded.
+
+    Args:
+        method: of the request.
+        path: of the request.
+        headers: names in lower case.
+        body: JSON, or a form's ``file``; empty when it is longer than ``KEPT_BYTES_MAX``.
+        size: of that, in bytes.
+        sha256: of that, hexadecimal.
+        fields: of a form, in order.
+        files: of a form, by the name of their field.
+    """
 
     method: str
     path: str
     headers: dict[str, str]
     body: bytes
+    size: int = 0
+    sha256: str = ""
+    fields: tuple[tuple[str, str], ...] = ()
+    files: dict[str, Upload] = {}
 
 
 class SimulatedCluster:
@@ -127,12 +149,16 @@ class SimulatedCluster:
         app.router.add_get("/version", self._version)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/v1/models", self._models)
-        app.router.add_post("/v1/chat/completions", self._chat)
-        app.router.add_post("/v1/completions", self._completions)
-        app.router.add_post("/v1/embeddings", self._embeddings)
-        for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
-            app.router.add_post(path, self._rerank)
-        app.router.add_post("/v1/audio/transcriptions", self._transcriptions)
+        served = ENGINES[self.options.engine]
+        routes: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] = {
+            path: partial(self._answer, answerer) for path, answerer in served.answers.items()
+        }
+        if served.generates:
+            routes |= {"/v1/chat/completions": self._chat, "/v1/completions": self._completions}
+        routes |= dict.fromkeys(served.hears, self._hear)
+        for path, handler in routes.items():
+            if not self.options.routes or path in self.options.routes:
+                app.router.add_post(path, handler)
         return app
 
     @web.middleware
@@ -148,15 +174,36 @@ class SimulatedCluster:
             return web.Response(status=exc.status, headers=JSON_HEADERS, body=msgspec.json.encode(exc.body))
         except ConnectionCutError:
             return web.Response()  # the connection is gone: nothing of it is sent
+        except NotJsonError as exc:
+            return self._not_json(exc)
         except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as exc:
             headers = JSON_HEADERS | ({"Allow": exc.headers["Allow"]} if "Allow" in exc.headers else {})
             return web.Response(status=exc.status, headers=headers, body=msgspec.json.encode({"detail": exc.reason}))
 
+    def _not_json(self, fault: NotJsonError) -> web.Response:
+        refuse = ENGINES[self.options.engine].refuse_json
+        assert refuse is not None
+        try:
+            refuse(fault.message, fault.position)
+        except RefusedError as exc:
+            return web.Response(status=exc.status, headers=JSON_HEADERS, body=msgspec.json.encode(exc.body))
+
     async def _body(self, request: web.Request) -> Json:
         raw = await request.read()
+        kept = raw if len(raw) <= KEPT_BYTES_MAX else b""
+        self._see(request, kept, len(raw), hashlib.sha256(raw).hexdigest())
+        if ENGINES[self.options.engine].refuse_json is None:
+            return read_json(raw, request.content_type)
+        body = decode_json(raw)
+        if not isinstance(body, dict):
+            raise NotJsonError("Expecting an object", 0)
+        return body
+
+    def _see(self, request: web.Request, body: bytes, size: int, sha256: str, form: ReceivedForm | None = None) -> None:
+        """Remember a call."""
         headers = {name.lower(): value for name, value in request.headers.items()}
-        self.seen.append(Seen(request.method, request.path, headers, raw))
-        return read_json(raw, request.content_type)
+        fields, files = (form.fields, form.files) if form else ((), {})
+        self.seen.append(Seen(request.method, request.path, headers, body, size, sha256, fields, files))
 
     async def _generate(
         self, request: web.Request, read: Callable[[Json, Options, str], GenerationCall]
@@ -170,31 +217,44 @@ class SimulatedCluster:
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         return await self._generate(request, read_completion)
 
-    def _count(self, embedded: Embedded) -> web.Response:
-        self.counters.prompt_tokens[self.counters.label(embedded.model)] += embedded.prompt_tokens
-        return web.Response(headers=JSON_HEADERS, body=embedded.body)
+    async def _answer(self, answerer: Answerer, request: web.Request) -> web.StreamResponse:
+        """Answer a route that takes JSON and generates nothing."""
+        answer = answerer(await self._body(request), self.options, request.headers.get("X-Sim", ""))
+        return await self._send(request, answer)
 
-    async def _embeddings(self, request: web.Request) -> web.Response:
-        return self._count(embed(await self._body(request), self.options))
+    async def _hear(self, request: web.Request) -> web.StreamResponse:
+        """Answer a route for audio."""
+        is_form = request.content_type.startswith("multipart/")
+        form = await read_form(request) if is_form else ReceivedForm((), {})
+        file = form.files.get("file") or Upload("", "", b"", 0, "")
+        self._see(request, file.content if file.size <= KEPT_BYTES_MAX else b"", file.size, file.sha256, form)
+        translates = request.path.endswith("/translations")
+        answer = transcribe(form, self.options, request.headers.get("X-Sim", ""), translates=translates)
+        return await self._send(request, answer)
 
-    async def _rerank(self, request: web.Request) -> web.Response:
-        return self._count(rerank(await self._body(request), self.options))
-
-    async def _transcriptions(self, request: web.Request) -> web.Response:
-        if not request.content_type.startswith("multipart/"):
-            refuse_field({}, "file", "missing", "Field required")
-        form: dict[str, str] = {}
-        audio: bytes | None = None
-        async for part in await request.multipart():
-            if not isinstance(part, BodyPartReader):
-                continue
-            if part.name == "file":
-                audio = bytes(await part.read())
+    async def _send(self, request: web.Request, answer: Whole | Events) -> web.StreamResponse:
+        """Send an answer, counted: as running until its end, its prompt at the beginning."""
+        counters = self.counters
+        label = counters.label(answer.model)
+        counters.running[label] += 1
+        reason = "abort"
+        try:
+            await fail_early(request, answer.switches)
+            if isinstance(answer, Whole):
+                counters.prompt_tokens[label] += answer.prompt_tokens
+                counters.generation_tokens[label] += answer.generated_tokens
+                response = await send_whole(request, answer)
             else:
-                form[part.name or ""] = await part.text()
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        self.seen.append(Seen(request.method, request.path, headers, audio or b""))
-        return self._count(transcribe(form, audio, self.options))
+                count = partial(counters.generation_tokens.update, [label])
+                response = await send_events(request, answer, self.options.tokens_per_second, count)
+            reason = "stop"
+        except RefusedError:
+            reason = "error"
+            raise
+        finally:
+            counters.running[label] -= 1
+            counters.finished[label, reason] += 1
+        return response
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.Response()
@@ -207,8 +267,17 @@ class SimulatedCluster:
 
     async def _models(self, _request: web.Request) -> web.Response:
         models = self.options.models or ("simulated",)
-        data = [_model(name, self.options) for name in models]
-        return web.Response(headers=JSON_HEADERS, body=msgspec.json.encode({"object": "list", "data": data}))
+        if self.options.engine is Engine.INFINITY:
+            body: Json = {"data": [_infinity_model(name) for name in models], "object": "list"}
+        else:
+            body = {"object": "list", "data": [_model(name, self.options) for name in models]}
+        return web.Response(headers=JSON_HEADERS, body=msgspec.json.encode(body))
+
+
+def _infinity_model(name: str) -> Json:
+    stats = {"queue_fraction": 0.0, "queue_absolute": 0, "results_pending": 0, "batch_size": 32}
+    head: Json = {"id": name, "stats": stats, "object": "model", "owned_by": "infinity", "created": int(time.time())}
+    return head | {"backend": "torch", "capabilities": ["embed", "rerank"]}
 
 
 def _model(name: str, options: Options) -> Json:

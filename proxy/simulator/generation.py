@@ -12,13 +12,23 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from typing import NoReturn
 
 from aiohttp import ClientConnectionResetError, web
 
+from proxy.simulator.answers import (
+    ENGINE_ERROR,
+    GARBAGE_BODY,
+    JSON_HEADERS,
+    STREAM_HEADERS,
+    ConnectionCutError,
+    cut,
+    fail_early,
+    split,
+    stall,
+)
 from proxy.simulator.counters import Counters
 from proxy.simulator.options import Options
-from proxy.simulator.requests import GenerationCall, RefusedError, error_body
+from proxy.simulator.requests import GenerationCall, RefusedError
 from proxy.simulator.scripts import Script, Step, write_text, write_tool_call
 from proxy.simulator.shapes import (
     DONE,
@@ -32,32 +42,17 @@ from proxy.simulator.shapes import (
     whole_answer,
 )
 
-STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Vary": "Origin", "Server": "uvicorn"}
-JSON_HEADERS = {"Content-Type": "application/json", "Vary": "Origin", "Server": "uvicorn"}
-
-_STALL_SECONDS_MAX = 3600.0
 _BURST_TOKENS = 8
 """Tokens between two looks at the connection when there is no pace."""
-_SPLIT_BYTES = 7
-_ENGINE_ERROR = error_body(
-    500,
-    "EngineCore encountered an issue. See stack trace (above) for the root cause.",
-    "InternalServerError",
-)
 _GARBAGE_EVENTS = (
     b'data: {"id":"chatcmpl-broken","choices":[{"delta":\n\n',
     b"data: \xff\xfe\x00 not text\n\n",
     b": a comment\n\n",
     b"data: null\n\n",
 )
-_GARBAGE_BODY = b"\xff\xfe<html>this is no JSON"
 
 Sampled = tuple[int, Step, str | None]
 """Index of the choice, the step, and the finish reason when it is the choice's last."""
-
-
-class ConnectionCutError(Exception):
-    """The connection was cut: there is nothing more to send."""
 
 
 class Generation:
@@ -90,7 +85,7 @@ class Generation:
             RefusedError: for ``status``, and for ``error-after`` when the answer is not streamed.
             ConnectionCutError: the connection was cut on request, or the client left.
         """
-        await self._fail_early()
+        await fail_early(self._request, self._switches)
         self._counters.prompt_tokens[self._label] += self._call.prompt_tokens
         self._counters.running[self._label] += 1
         reason = "abort"
@@ -105,39 +100,15 @@ class Generation:
             self._counters.finished[self._label, reason] += 1
         return response
 
-    async def _fail_early(self) -> None:
-        """Act on the switches that leave no answer at all."""
-        if self._switches.stall:
-            await self._stall()
-        if self._switches.not_http and self._request.transport is not None:
-            self._request.transport.write(b"SSH-2.0-this is no HTTP\r\n")
-            self._cut()
-        if self._switches.drop:
-            self._cut()
-        status = self._switches.status
-        if status is not None:
-            kind = "InternalServerError" if status >= 500 else "BadRequestError"  # noqa: PLR2004
-            raise RefusedError(status, error_body(status, f"Simulated error {status}", kind))
-
     async def _fail_midway(self) -> None:
         """Act on the switches that let an answer begin."""
         switches, tokens = self._switches, self._usage.completion_tokens
         if switches.stall_after is not None and tokens >= switches.stall_after:
-            await self._stall()
+            await stall(self._request)
         if switches.error_after is not None and tokens >= switches.error_after:
-            raise RefusedError(500, _ENGINE_ERROR)
+            raise RefusedError(500, ENGINE_ERROR)
         if switches.drop_after is not None and tokens >= switches.drop_after and self._call.streamed:
-            self._cut()
-
-    async def _stall(self) -> None:
-        await asyncio.sleep(_STALL_SECONDS_MAX)
-        self._cut()
-
-    def _cut(self) -> NoReturn:
-        """Close the connection at once, whatever is still owed."""
-        if self._request.transport is not None:
-            self._request.transport.abort()
-        raise ConnectionCutError
+            cut(self._request)
 
     async def _sampled(self) -> AsyncGenerator[Sampled, None]:
         """Yield each step of each choice at the call's pace, counted."""
@@ -164,13 +135,13 @@ class Generation:
         async for _ in self._sampled():
             pass
         usage = None if self._switches.no_usage else self._usage
-        body = _GARBAGE_BODY if self._switches.garbage else whole_answer(self._head, self._scripts, usage)
+        body = GARBAGE_BODY if self._switches.garbage else whole_answer(self._head, self._scripts, usage)
         response = web.StreamResponse(headers=JSON_HEADERS)
         response.content_length = len(body)
         await response.prepare(self._request)
         if self._switches.drop_after is not None:
             await response.write(body[: len(body) // 2])
-            self._cut()
+            cut(self._request)
         await response.write(body)
         return response
 
@@ -181,7 +152,7 @@ class Generation:
             await response.prepare(self._request)
             async with aclosing(self._events()) as events:
                 async for piece in events:
-                    for part in _split(piece) if self._switches.split else (piece,):
+                    for part in split(piece) if self._switches.split else (piece,):
                         await response.write(part)
         except ClientConnectionResetError as exc:  # the client left while we wrote
             raise ConnectionCutError from exc
@@ -211,7 +182,7 @@ class Generation:
                     for piece in step_events(self._head, index, step, finish, usage=usage, is_last=is_last):
                         yield piece
         except RefusedError:
-            yield event(_ENGINE_ERROR)
+            yield event(ENGINE_ERROR)
             yield DONE
             return
         if self._call.include_usage and not self._switches.no_usage:
@@ -249,8 +220,3 @@ def _rounds(scripts: list[Script]) -> Iterator[list[Sampled]]:
 
 def _finish_at(script: Script, position: int) -> str | None:
     return script.finish_reason if position == len(script.steps) - 1 else None
-
-
-def _split(piece: bytes) -> Iterator[bytes]:
-    for start in range(0, len(piece), _SPLIT_BYTES):
-        yield piece[start : start + _SPLIT_BYTES]

@@ -1,14 +1,27 @@
 """What a simulated cluster can be told: when it starts, and call by call through the switches of a prompt.
 
 What belongs here: the frozen options, and the reading of switches (pure). What does not: acting on them
-(generation.py).
+(generation.py, answers.py).
 
-Switches stand in the last user message, each as a word of its own that begins with ``SIM:``, or, without that
-prefix and separated by blanks, in the header ``X-Sim``. The header wins.
+Switches stand in the last user message (in the prompt, the input, the query, or an audio form's field ``prompt`` or
+``initial_prompt``), each as a word of its own that begins with ``SIM:``, or, without that prefix and separated by
+blanks, in the header ``X-Sim``. The header wins.
+
+Of calls that generate text:
 
 - ``tokens=N``: generate exactly N tokens (the end of sequence included), unless max_tokens cuts it.
 - ``rate=N``: tokens per second of this call; 0: as fast as the client takes them.
 - ``cached=N``: report N prompt tokens as found in the prefix cache.
+
+Of the others:
+
+- ``prompt-tokens=N``: report N, whatever was read (embeddings, rerank, score).
+- ``seconds=N``: report so much audio, whatever it was (transcriptions).
+- ``answer-bytes=N``: an embeddings answer of exactly N bytes, made as it is sent: its first vector has what it takes.
+- ``chunked``: send the answer without a Content-Length.
+
+Of all:
+
 - ``status=N``: answer with this HTTP status and an error body.
 - ``drop``: cut the connection before the first byte of the answer.
 - ``drop-after=N``: cut the connection after N tokens (not streamed: in the middle of the body).
@@ -23,6 +36,8 @@ prefix and separated by blanks, in the header ``X-Sim``. The header wins.
 
 import msgspec
 
+from proxy.core.catalogue import Engine
+
 SWITCH_PREFIX = "SIM:"
 
 
@@ -35,6 +50,10 @@ class Options(msgspec.Struct, frozen=True):
         max_model_len: context length in tokens, prompt and output together.
         seed: changes every text and length; the same seed gives the same answer to the same prompt.
         force_include_usage: usage in every event of every stream, as with ``--enable-force-include-usage``.
+        engine: the server software whose routes, embeddings, rerank and transcriptions it has (engines.py). What it
+            generates has vLLM's shape, whatever the engine.
+        routes: those that it serves; empty: all that its engine has.
+        shortens_vectors: whether ``dimensions`` is obeyed; vLLM refuses it for most models.
     """
 
     tokens_per_second: float = 60.0
@@ -42,6 +61,9 @@ class Options(msgspec.Struct, frozen=True):
     max_model_len: int = 131_072
     seed: int = 0
     force_include_usage: bool = False
+    engine: Engine = Engine.VLLM
+    routes: tuple[str, ...] = ()
+    shortens_vectors: bool = True
 
 
 class Switches(msgspec.Struct, frozen=True):
@@ -60,6 +82,10 @@ class Switches(msgspec.Struct, frozen=True):
     not_http: bool = False
     no_usage: bool = False
     split: bool = False
+    prompt_tokens: int | None = None
+    seconds: float | None = None
+    answer_bytes: int | None = None
+    chunked: bool = False
 
 
 _FLAGS = frozenset(field.name for field in msgspec.structs.fields(Switches) if field.type is bool)

@@ -6,7 +6,7 @@ Prompt tokens are counted by rule, not by a tokenizer: a token per started four 
 each message and three for the template around them; a list of token ids counts its ids.
 """
 
-import re
+import json
 from typing import Any, NoReturn
 
 import msgspec
@@ -85,19 +85,58 @@ def text_tokens(text: str) -> int:
     return (len(text.encode("utf-8", "surrogatepass")) + 3) // 4
 
 
+def refuse_long(max_model_len: int) -> NoReturn:
+    """Raise the refusal of a prompt that leaves no room."""
+    refuse(
+        f"This model's maximum context length is {max_model_len} tokens. However, your prompt contains"
+        f" at least {max_model_len + 1} input tokens, which exceeds this limit even without any output"
+        " tokens. Please reduce the length of the input prompt."
+        f" (parameter=input_tokens, value={max_model_len + 1})",
+        "input_tokens",
+    )
+
+
+class NotJsonError(ValueError):
+    """A body that is no JSON: what is wrong with it, and where (in characters), as Python's own parser says."""
+
+    def __init__(self, message: str, position: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.position = position
+
+
+def decode_json(raw: bytes) -> object:
+    """Return what a body holds. Raises NotJsonError."""
+    try:
+        decoded: object = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        decoded = _decode_slowly(raw)
+    return decoded
+
+
+def _decode_slowly(raw: bytes) -> object:
+    """Decode what the fast parser refuses, which is not always wrong (``NaN``)."""
+    try:
+        decoded: object = json.loads(raw)
+    except json.JSONDecodeError as exc:
+        raise NotJsonError(exc.msg, exc.pos) from None
+    except (UnicodeDecodeError, RecursionError) as exc:
+        raise NotJsonError(str(exc), 0) from None
+    return decoded
+
+
 def read_json(raw: bytes, content_type: str) -> dict[str, Any]:
     """Return the object in a request body."""
     if content_type != "application/json":
         text = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
         refuse(text, None, "Bad Request")
     try:
-        body = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        found = re.search(r"byte (\d+)", str(exc))
-        place = f"body.{found[1] if found else len(raw)}"
+        body = decode_json(raw)
+    except NotJsonError as exc:
+        place = f"body.{exc.position}"
         detail = (
             f"{{'type': 'json_invalid', 'loc': '{place}', 'msg': 'JSON decode error',"
-            " 'input': '<dict of 0 items>', 'ctx': {'error': 'Expecting value'}}"
+            f" 'input': '<dict of 0 items>', 'ctx': {{'error': '{exc.message}'}}}}"
         )
         refuse(f"1 validation error:\n  {detail}", place, "Bad Request")
     if not isinstance(body, dict):
@@ -105,14 +144,24 @@ def read_json(raw: bytes, content_type: str) -> dict[str, Any]:
     return body
 
 
-def check_model(model: object, options: Options) -> str:
-    """Return the name of a model that is served."""
+def check_model(model: object, options: Options, *, with_aliases: bool = True) -> str:
+    """Return the name of a model that is served; only the routes that generate text name those that are."""
     if not isinstance(model, str) or not model:
         return options.models[0] if options.models else "simulated"
     if options.models and model not in options.models:
-        aliases = ", ".join(options.models)
-        refuse(f"The model `{model}` does not exist. Valid aliases: {aliases}.", "model", "NotFoundError", 404)
+        problem = f"The model `{model}` does not exist."
+        if not with_aliases:
+            refuse(problem, None, "NotFoundError", 404)
+        refuse(f"{problem} Valid aliases: {', '.join(options.models)}.", "model", "NotFoundError", 404)
     return model
+
+
+def switches_of(prompt: str, header: str) -> Switches:
+    """Return the switches of a call. Raises RefusedError where there is no such switch."""
+    try:
+        return read_switches(prompt, header)
+    except UnknownSwitchError as exc:
+        refuse(f"Unknown switch: {exc}")
 
 
 def read_chat(body: dict[str, Any], options: Options, header: str = "") -> GenerationCall:
@@ -177,10 +226,6 @@ def _with_common_fields(call: GenerationCall, body: dict[str, Any], options: Opt
     stream_options = stream_options if isinstance(stream_options, dict) else {}
     forced = options.force_include_usage
     include_usage = forced or stream_options.get("include_usage") is True
-    try:
-        switches = read_switches("\n".join(call.prompts), header)
-    except UnknownSwitchError as exc:
-        refuse(f"Unknown switch: {exc}")
     return msgspec.structs.replace(
         call,
         n=n if isinstance(n, int) else 1,
@@ -188,20 +233,14 @@ def _with_common_fields(call: GenerationCall, body: dict[str, Any], options: Opt
         streamed=streamed,
         include_usage=include_usage,
         continuous_usage=forced or (include_usage and stream_options.get("continuous_usage_stats") is True),
-        switches=switches,
+        switches=switches_of("\n".join(call.prompts), header),
     )
 
 
 def _bound(asked: object, prompt_tokens: int, max_model_len: int) -> int:
     """Return how many tokens an answer may have."""
     if prompt_tokens >= max_model_len:
-        refuse(
-            f"This model's maximum context length is {max_model_len} tokens. However, your prompt contains"
-            f" at least {max_model_len + 1} input tokens, which exceeds this limit even without any output"
-            " tokens. Please reduce the length of the input prompt."
-            f" (parameter=input_tokens, value={max_model_len + 1})",
-            "input_tokens",
-        )
+        refuse_long(max_model_len)
     if not isinstance(asked, int):
         return max_model_len - prompt_tokens
     if asked < 1:
