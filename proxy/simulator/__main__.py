@@ -4,7 +4,9 @@ import argparse
 import asyncio
 import signal
 
+from proxy.core.catalogue import Engine
 from proxy.simulator import Options, SimulatedCluster
+from proxy.simulator.engines import ENGINES
 
 
 def _arguments() -> argparse.Namespace:
@@ -15,6 +17,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", default="", help="names, separated by commas; default: any name is accepted")
     parser.add_argument("--max-model-len", type=int, default=131_072)
     parser.add_argument("--seed", type=int, default=0)
+    engines = [engine.value for engine in ENGINES]
+    parser.add_argument("--engine", choices=engines, default=Engine.VLLM.value, help="whose routes and shapes it has")
     parser.add_argument("--force-include-usage", action="store_true", help="usage in every event of every stream")
     return parser.parse_args()
 
@@ -26,6 +30,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         max_model_len=arguments.max_model_len,
         seed=arguments.seed,
         force_include_usage=arguments.force_include_usage,
+        engine=Engine(arguments.engine),
     )
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

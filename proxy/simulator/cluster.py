@@ -4,8 +4,6 @@ What belongs here: aiohttp. What does not: what is answered (generation.py; for 
 """
 
 import hashlib
-import secrets
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -15,12 +13,12 @@ from typing import Final, Self
 import msgspec
 from aiohttp import web
 
-from proxy.core.catalogue import Engine
 from proxy.simulator.answers import JSON_HEADERS, ConnectionCutError, Events, Whole, fail_early, send_events, send_whole
 from proxy.simulator.audio import transcribe
 from proxy.simulator.counters import Counters
 from proxy.simulator.engines import ENGINES, Answerer
 from proxy.simulator.generation import Generation
+from proxy.simulator.listing import list_models
 from proxy.simulator.options import Options
 from proxy.simulator.requests import (
     GenerationCall,
@@ -266,46 +264,7 @@ class SimulatedCluster:
         return web.Response(text=self.counters.text(), headers={"Server": "uvicorn"})
 
     async def _models(self, _request: web.Request) -> web.Response:
-        models = self.options.models or ("simulated",)
-        if self.options.engine is Engine.INFINITY:
-            body: Json = {"data": [_infinity_model(name) for name in models], "object": "list"}
-        else:
-            body = {"object": "list", "data": [_model(name, self.options) for name in models]}
-        return web.Response(headers=JSON_HEADERS, body=msgspec.json.encode(body))
-
-
-def _infinity_model(name: str) -> Json:
-    stats = {"queue_fraction": 0.0, "queue_absolute": 0, "results_pending": 0, "batch_size": 32}
-    head: Json = {"id": name, "stats": stats, "object": "model", "owned_by": "infinity", "created": int(time.time())}
-    return head | {"backend": "torch", "capabilities": ["embed", "rerank"]}
-
-
-def _model(name: str, options: Options) -> Json:
-    created = int(time.time())
-    permission = {
-        "id": f"modelperm-{secrets.token_hex(8)}",
-        "object": "model_permission",
-        "created": created,
-        "allow_create_engine": False,
-        "allow_sampling": True,
-        "allow_logprobs": True,
-        "allow_search_indices": False,
-        "allow_view": True,
-        "allow_fine_tuning": False,
-        "organization": "*",
-        "group": None,
-        "is_blocking": False,
-    }
-    return {
-        "id": name,
-        "object": "model",
-        "created": created,
-        "owned_by": "vllm",
-        "root": name,
-        "parent": None,
-        "max_model_len": options.max_model_len,
-        "permission": [permission],
-    }
+        return web.Response(headers=JSON_HEADERS, body=msgspec.json.encode(list_models(self.options)))
 
 
 async def start(host: str, port: int, options: Options | None = None) -> tuple[web.AppRunner, int]:
