@@ -135,13 +135,7 @@ class Relay:
         """Decide between relaying and collecting."""
         self.status = status
         self.headers = headers
-        if status != OK:
-            return
-        if self._body_meter is not None:
-            length = _length(headers)
-            if length is not None and length > self._collect_bytes_max:
-                self._relay_whole(length)
-        elif self.meter is not None and _is_event_stream(headers):
+        if self.meter is not None and status == OK and _is_event_stream(headers):
             self.streaming = True
             self._chunked = self._client.chunked
             self._pending_head = self._head(headers, whole=False, length=None)
@@ -177,32 +171,31 @@ class Relay:
     def _collect(self, data: bytes) -> None:
         self._body_bytes += len(data)
         if self._body_bytes > self._collect_bytes_max and self._body_meter is not None and self.status == OK:
-            data = b"".join([*self._body, data])
-            self._body.clear()
-            self._relay_whole(None)
-            self.on_data(data)
+            self._relay_whole(self._body_meter(), b"".join([*self._body, data]))
         elif self._body_bytes > self.answer_bytes_max:
             self.abort()
             self._end(UpstreamError(FailureKind.TOO_LARGE))
         elif data:
             self._body.append(data)
 
-    def _relay_whole(self, length: int | None) -> None:
-        """Pass on, from here on, an answer that is too large to be collected."""
-        assert self._body_meter is not None
-        self.meter = self._body_meter()
+    def _relay_whole(self, meter: StreamMeter, begun: bytes) -> None:
+        """Pass on, from its beginning, an answer that turns out too large to be collected.
+
+        Until here an upstream that fails is told of with the documented error; from here on the client is cut.
+        """
+        self._body.clear()
+        self.meter = meter
         self.streaming = self.whole = True
         if not self._left:
+            length = _length(self.headers)
             self._owed = length or 0
             self._chunked = length is None and self._client.chunked
             self._pending_head = self._head(self.headers, whole=True, length=length)
             self._client.attach(self)
+        self.on_data(begun)
 
     def _end(self, error: UpstreamError | None) -> None:
         self.error = error
-        if error is not None and self.whole and self._pending_head:
-            self.streaming = self.whole = False  # nothing has been relayed: an error can still be told
-            self._pending_head = b""
         self.is_over = True
         self._over()
         if self._finished is not None and not self._finished.done():

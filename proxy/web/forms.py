@@ -106,7 +106,7 @@ class FormReader:
         self._headers: dict[bytes, bytes] = {}
         self._header_name = self._header_value = b""
         self._overhead = 0
-        self._ended = False
+        self._began = self._ended = False
         self._parser = MultipartParser(
             _boundary(content_type),
             {
@@ -137,6 +137,9 @@ class FormReader:
     def feed(self, piece: bytes) -> None:
         """Take the next bytes. Raises ApiError (400)."""
         self._overhead += len(piece)  # less what turns out to be a value or a file
+        if not self._began:  # the parser would pass over more than line ends here, depending on where they are cut
+            piece = piece.lstrip(b"\r\n")
+            self._began = bool(piece)
         try:
             self._parser.write(piece)
         except FormParserError as exc:
