@@ -33,6 +33,8 @@ def check_proxy(document: Document, proxy: ProxySettings, folder: Path) -> None:
     if limiter.heartbeat_s >= limiter.hold_ttl_s and document.is_sound(("limiter",)):
         message = f"must be shorter than hold_ttl_s ({limiter.hold_ttl_s})"
         document.add(("limiter", "heartbeat_s"), message, document.places.get(("limiter", "hold_ttl_s")))
+    if "*" in proxy.cors_origins and len(proxy.cors_origins) > 1:
+        document.add(("cors_origins",), "'*' is every origin: it stands alone")
     for given, other in (("tls_certificate", "tls_key"), ("tls_key", "tls_certificate")):
         path = getattr(proxy, given)
         if path is None:

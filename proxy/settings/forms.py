@@ -25,6 +25,8 @@ _MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 _LISTEN: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 _PORT_MAX: Final = 65535
+_ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{1,5}))?")
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 def euros(text: str) -> int:
@@ -97,6 +99,21 @@ def database_url(text: str) -> str:
     return text
 
 
+def origin(text: str) -> str:
+    """Return an origin as a browser writes it (RFC 6454, section 6.2), or ``*`` for every one."""
+    if text == "*":
+        return text
+    match = _ORIGIN.fullmatch(text.lower())
+    if match is None:
+        raise ValueError("an origin such as https://app.example (no path, no closing slash), or '*'")
+    scheme, host, port = match.groups()
+    if port is None or int(port) == _DEFAULT_PORTS.get(scheme):  # which browsers leave out
+        return f"{scheme}://{host}"
+    if int(port) > _PORT_MAX:
+        raise ValueError(f"a port of at most {_PORT_MAX}")
+    return f"{scheme}://{host}:{int(port)}"
+
+
 def holds_password(url: str) -> bool:
     """Whether a sound URL of a store holds a password, in front of its host or in its query."""
     parts = urlsplit(url)
@@ -131,6 +148,7 @@ FORMS: Final[dict[str, Callable[[str], object]]] = {
     "base_url": base_url,
     "redis_url": redis_url,
     "database_url": database_url,
+    "origin": origin,
     "label": _pattern(_LABEL, "a name of lower-case letters, digits, '_', '-' and '.'"),
     "model_name": _pattern(_MODEL_NAME, "a model name of letters, digits and . _ : / @ + -"),
     "variable": _pattern(_VARIABLE, "the name of an environment variable"),
@@ -145,6 +163,7 @@ FORM_NAMES: Final[dict[str, str]] = {
     "base_url": "URL",
     "redis_url": "URL",
     "database_url": "URL",
+    "origin": "origin",
     "label": "name",
     "model_name": "model name",
     "variable": "variable name",

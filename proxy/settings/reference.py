@@ -66,6 +66,7 @@ does not change.
 - *date and time*: with the offset from UTC written out: `2026-01-01T00:00:00+01:00`.
 - *host:port*: `127.0.0.1:8080`, `[::1]:8080`; port 0 lets the system choose.
 - *URL* of an upstream: `http://` or `https://`; a closing `/` or `/v1` is dropped.
+- *origin*: scheme, host and a port that is not the scheme's own: `https://app.example`. `"*"` needs its quotes.
 - Files named in a YAML file are looked for from the folder of that file; `state_dir`, and files named in the
   environment, from the working directory.
 
@@ -223,6 +224,8 @@ def _default_text(field: inspect.Field) -> str:
         return f"`{_engine_text(field.default)}`"
     if isinstance(field.default, bool):
         return f"`{str(field.default).lower()}`"
+    if isinstance(field.default, tuple) and field.default:
+        return ", ".join(f"`{item}`" for item in field.default)
     return "none" if field.default is None else "see below" if _inner(field)[0] is not None else "none"
 
 

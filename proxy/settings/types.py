@@ -170,6 +170,12 @@ class ProxySettings(msgspec.Struct, frozen=True):
             extra={"secret": True, **RESTART},
         ),
     ] = None
+    cors_origins: Annotated[
+        tuple[Annotated[str, Meta(extra={"form": "origin"})], ...],
+        Meta(
+            description="Web pages of these origins may call from a browser; `\"*\"`: of every origin; `[]`: of none.",
+        ),
+    ] = ("*",)
     timeouts: Annotated[Timeouts, Meta(description="How long the proxy waits.")] = Timeouts()
     sizes: Annotated[Sizes, Meta(description="Upper bounds.")] = Sizes()
     limiter: Annotated[LimiterSettings, Meta(description="How limits are kept.")] = LimiterSettings()

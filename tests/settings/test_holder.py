@@ -96,3 +96,21 @@ def test_a_price_that_is_not_in_force_yet_may_be_changed(folder: Path, holder: S
     assert holder.reload() == []
     prices.write_text(past + LATER.format(id="2027-02", effective_from="2027-02-01T00:00:00+01:00"))
     assert holder.reload() == []
+
+
+def test_origins_are_written_as_browsers_do_and_a_reload_changes_them(folder: Path, holder: SettingsHolder):
+    assert holder.current.proxy.cors_origins == ("*",)
+    (folder / "proxy.yaml").write_text(
+        'cors_origins: ["HTTPS://App.Example:443", "http://localhost:3000", "chrome-extension://abc", "http://[::1]:80"]\n'
+    )
+    assert holder.reload() == []
+    assert holder.restart_needed == ()
+    assert holder.current.proxy.cors_origins == (
+        "https://app.example",
+        "http://localhost:3000",
+        "chrome-extension://abc",
+        "http://[::1]",
+    )
+    (folder / "proxy.yaml").write_text("cors_origins: []\n")
+    assert holder.reload() == []
+    assert holder.current.proxy.cors_origins == ()
