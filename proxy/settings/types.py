@@ -173,7 +173,7 @@ class ProxySettings(msgspec.Struct, frozen=True):
     cors_origins: Annotated[
         tuple[Annotated[str, Meta(extra={"form": "origin"})], ...],
         Meta(
-            description="Web pages of these origins may call from a browser; `\"*\"`: of every origin; `[]`: of none.",
+            description='Web pages of these origins may call from a browser; `"*"`: of every origin; `[]`: of none.',
         ),
     ] = ("*",)
     timeouts: Annotated[Timeouts, Meta(description="How long the proxy waits.")] = Timeouts()
