@@ -10,6 +10,9 @@ from typing import Final
 BYTES_PER_TOKEN: Final = 4
 """The common rule of thumb for text in UTF-8."""
 
+IMAGE_TOKENS: Final = 256
+"""What an image, or anything else that is attached to a prompt, is taken for: few models spend less on one."""
+
 BYTES_PER_DELTA_MAX: Final = 8
 """Mean length of a delta up to which it is believed to be one token: no language's mean token is longer."""
 

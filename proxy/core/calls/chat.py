@@ -1,7 +1,8 @@
 """Chat calls: ``/v1/chat/completions``.
 
 What belongs here: the documented parameters of a chat, what bounds its output and its input, and the patches that the
-upstream's copy of the body needs. What does not: decoding and its errors (checking.py).
+upstream's copy of the body needs. What does not: decoding and its errors (checking.py), and what is not text
+(images.py).
 """
 
 from typing import Annotated, Any, Final
@@ -11,6 +12,7 @@ from msgspec import Meta, Raw
 
 from proxy.core.calls.checking import Checker, find_model, json_of
 from proxy.core.calls.contract import Form, PreparedCall, Terms
+from proxy.core.calls.images import has_media, text_bytes, with_standard_images
 from proxy.core.catalogue import Engine, Model
 from proxy.core.errors import invalid_parameter
 from proxy.core.patching import patch_object
@@ -19,11 +21,12 @@ TEMPLATE_TOKENS: Final = 1024
 """What a chat template may add to a prompt beyond one token a byte."""
 
 _CONTINUOUS: Final = frozenset({Engine.VLLM, Engine.SGLANG})
+_OBJECT: Final = ord("{")
 _PENALTY = Annotated[float, Meta(ge=-2, le=2)] | None
 _TOKENS = Annotated[int, Meta(ge=1, le=2**31)] | None
 
 
-class _ChatRequest(msgspec.Struct):
+class ChatRequest(msgspec.Struct, kw_only=True):
     """The members of a chat request that are documented or decide what it may cost; the rest passes unseen."""
 
     model: str
@@ -42,7 +45,7 @@ class _ChatRequest(msgspec.Struct):
     tool_choice: str | dict[str, Any] | None = None
 
 
-_PROBLEMS: Final = {
+PROBLEMS: Final = {
     "model": "must be a string that names a model",
     "messages": "must be an array with at least one message object",
     "stream": "must be a boolean",
@@ -59,7 +62,25 @@ _PROBLEMS: Final = {
     "tool_choice": "must be a string or an object",
 }
 
-_checked: Final = Checker(_ChatRequest, _PROBLEMS)
+_checked: Final = Checker(ChatRequest, PROBLEMS)
+
+
+class WantedUsage(msgspec.Struct, frozen=True):
+    """What a client wants to see of usage in a stream.
+
+    Args:
+        at_end: the chunk without choices.
+        continuous: usage in every chunk.
+        patch: the ``stream_options`` that the upstream gets instead of the client's, so that a call is metered whatever
+            its client wants to see; None: they need no change.
+    """
+
+    at_end: bool
+    continuous: bool
+    patch: bytes | None
+
+
+_UNSEEN: Final = WantedUsage(at_end=False, continuous=False, patch=None)
 
 
 def prepare_chat(received: bytes | Form, route: str, terms: Terms) -> PreparedCall:
@@ -70,10 +91,14 @@ def prepare_chat(received: bytes | Form, route: str, terms: Terms) -> PreparedCa
     """
     body = json_of(received)
     request = _checked.decoded(body)
-    model = find_model(request.model, route, terms)
-    if not request.messages or any(bytes(message)[:1] != b"{" for message in request.messages):
-        raise invalid_parameter("messages", _PROBLEMS["messages"])
+    return ready_chat(request, body, find_model(request.model, route, terms), route, terms)
 
+
+def ready_chat(request: ChatRequest, body: bytes, model: Model, upstream_route: str, terms: Terms) -> PreparedCall:
+    """Make a decoded chat request ready; ``body`` is what it was decoded from. Raises ApiError (400)."""
+    check_messages(request.messages)
+    has_more = has_media(body)
+    sent = with_standard_images(body) if has_more else body
     changes: dict[str, bytes] = {}
     asked = max(request.max_tokens or 0, request.max_completion_tokens or 0)
     if not asked:
@@ -81,36 +106,40 @@ def prepare_chat(received: bytes | Form, route: str, terms: Terms) -> PreparedCa
         changes["max_tokens"] = b"%d" % asked
     if model.upstream_model != request.model:
         changes["model"] = msgspec.json.encode(model.upstream_model)
-    stream = bool(request.stream)
-    options = request.stream_options or {}
-    wants_usage = options.get("include_usage") is True
-    wants_continuous = wants_usage and options.get("continuous_usage_stats") is True
-    if stream:
-        forced = {"include_usage": True}
-        if model.upstreams[0].engine in _CONTINUOUS:
-            forced["continuous_usage_stats"] = True
-        if any(options.get(name) is not True for name in forced):
-            changes["stream_options"] = msgspec.json.encode({**options, **forced})
+    usage = wanted_usage(request, model)
+    if usage.patch is not None:
+        changes["stream_options"] = usage.patch
     choices = request.n or 1
     return PreparedCall(
         model=model,
-        upstream_route=route,
-        body=patch_object(body, changes) if changes else body,
-        stream=stream,
-        forward_usage=wants_usage,
-        strip_continuous=not wants_continuous,
+        upstream_route=upstream_route,
+        body=patch_object(sent, changes) if changes else sent,
+        stream=bool(request.stream),
+        forward_usage=usage.at_end,
+        strip_continuous=not usage.continuous,
         choices=choices,
         output_tokens_max=min(asked, model.max_model_len) * choices,
-        input_tokens_max=input_bound(body, model),
-        prompt_bytes=len(body),
+        input_tokens_max=model.max_model_len if has_more else min(model.max_model_len, len(body) + TEMPLATE_TOKENS),
+        prompt_bytes=text_bytes(sent) if has_more else len(body),
     )
 
 
-def input_bound(body: bytes, model: Model) -> int:
-    """Return the most input tokens that a request can be charged for.
+def check_messages(messages: list[Raw]) -> None:
+    """Check that there are messages, and that each is an object. Raises ApiError (400)."""
+    if not messages or any(memoryview(message)[0] != _OBJECT for message in messages):
+        raise invalid_parameter("messages", PROBLEMS["messages"])
 
-    No tokenizer makes more than one token of a byte of text; what is not text is bounded by the context length.
-    """
-    if b"image" in body or b"audio" in body or b"video" in body:
-        return model.max_model_len
-    return min(model.max_model_len, len(body) + TEMPLATE_TOKENS)
+
+def wanted_usage(request: ChatRequest, model: Model) -> WantedUsage:
+    """Return what a request says about usage."""
+    if not request.stream:
+        return _UNSEEN
+    options = request.stream_options or {}
+    at_end = options.get("include_usage") is True
+    continuous = at_end and options.get("continuous_usage_stats") is True
+    forced = {"include_usage": True}
+    if model.upstreams[0].engine in _CONTINUOUS:
+        forced["continuous_usage_stats"] = True
+    if any(options.get(name) is not True for name in forced):
+        return WantedUsage(at_end, continuous, msgspec.json.encode({**options, **forced}))
+    return WantedUsage(at_end, continuous, None)
