@@ -12,11 +12,13 @@ import msgspec
 
 from proxy.core.calls import Form, PreparedCall, Sent, Shown, Terms
 from proxy.core.calls.chat import prepare_chat
+from proxy.core.calls.completions import PromptedChat, prepare_completion
 from proxy.core.calls.embeddings import prepare_embeddings
 from proxy.core.calls.rerank import prepare_rerank
 from proxy.core.catalogue import Engine
 from proxy.core.meters import Reading, StreamMeter, body_meter, read_body, stream_meter
-from proxy.core.meters.embeddings import embeddings_meter, read_embeddings
+from proxy.core.meters.chat_shape import ChatShaped, chat_answer
+from proxy.core.meters.embeddings import count_embeddings, embeddings_meter, read_embeddings
 from proxy.core.meters.rerank import count_rerank, read_rerank
 from proxy.core.rerank_shapes import send_rerank, show_rerank
 from proxy.core.usage import UsageType
@@ -103,6 +105,26 @@ CHAT_COMPLETIONS: Final = Endpoint(
     _text_passing,
 )
 
+
+def _completion_stream(engine: Engine, call: PreparedCall) -> StreamMeter:
+    meter = _text_stream(engine, call)
+    return ChatShaped(meter) if isinstance(call, PromptedChat) else meter
+
+
+def _completion_shown(engine: Engine, body: bytes, call: PreparedCall, call_id: str) -> Shown:  # noqa: ARG001
+    return Shown(chat_answer(body) if isinstance(call, PromptedChat) else body)
+
+
+COMPLETIONS: Final = Endpoint(
+    "/v1/completions",
+    "POST",
+    ROUTE_USAGE_TYPES["/v1/completions"],
+    prepare_completion,
+    _text_body,
+    _completion_stream,
+    show=_completion_shown,
+)
+
 EMBEDDINGS: Final = Endpoint(
     "/v1/embeddings",
     "POST",
@@ -110,8 +132,8 @@ EMBEDDINGS: Final = Endpoint(
     prepare_embeddings,
     read_embeddings,
     body_meter=embeddings_meter,
+    count=count_embeddings,
 )
-
 
 
 def _rerank(route: str) -> Endpoint:
@@ -131,6 +153,6 @@ RERANK_V1: Final = _rerank("/v1/rerank")
 RERANK_V2: Final = _rerank("/v2/rerank")
 
 ENDPOINTS: Final[Mapping[str, Endpoint]] = MappingProxyType(
-    {endpoint.route: endpoint for endpoint in (CHAT_COMPLETIONS, EMBEDDINGS, RERANK_V1, RERANK_V2)}
+    {endpoint.route: endpoint for endpoint in (CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK_V1, RERANK_V2)}
 )
 """Everything that is served, by route."""
