@@ -74,9 +74,7 @@ def test_a_stream_whose_upstream_dies_raises_and_is_not_billed(service, client):
     got = []
     with pytest.raises(openai.APIError, match="Service temporarily unavailable") as raised:
         got.extend(
-            client.chat.completions.create(
-                model=MODEL, messages=said("SIM:drop-after=5 SIM:tokens=50"), stream=True
-            )
+            client.chat.completions.create(model=MODEL, messages=said("SIM:drop-after=5 SIM:tokens=50"), stream=True)
         )
     assert got, "what had been made before was not passed on"
     assert raised.value.type == "service_unavailable_error"
@@ -113,9 +111,7 @@ def test_openai_node(service):
         CASES=json.dumps([{"key": case.key, "body": case.chat} for case in cases]),
     )
     assert all(one.pop("id") for one in made)
-    assert made == [
-        {"name": OPENAI_NODE[case.status], "status": case.status, "error": case.error} for case in cases
-    ]
+    assert made == [{"name": OPENAI_NODE[case.status], "status": case.status, "error": case.error} for case in cases]
 
 
 # LangChain: its own classes where it has some, which are the SDK's as well
@@ -158,8 +154,7 @@ COHERE = {
 @pytest.mark.parametrize("status", list(COHERE))
 def test_cohere(service, version, status):
     case = Case(service, status)
-    client = version(api_key=case.key, base_url=service.root)
-    with pytest.raises(COHERE[status]) as raised:
+    with version(api_key=case.key, base_url=service.root) as client, pytest.raises(COHERE[status]) as raised:
         client.rerank(
             model="unknown-model" if status == 404 else RERANK,
             query=QUESTION,
@@ -175,10 +170,12 @@ def test_cohere(service, version, status):
 
 
 def test_cohere_when_the_server_is_away(service):
-    client = cohere.ClientV2(api_key=service.key, base_url=service.root)
     service.cluster.down = True
     try:
-        with pytest.raises(cohere.ServiceUnavailableError) as raised:
+        with (
+            cohere.ClientV2(api_key=service.key, base_url=service.root) as client,
+            pytest.raises(cohere.ServiceUnavailableError) as raised,
+        ):
             client.rerank(model=RERANK, query=QUESTION, documents=DOCUMENTS, request_options={"max_retries": 0})
     finally:
         service.cluster.down = False

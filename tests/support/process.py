@@ -90,10 +90,6 @@ class Scrape:
             sample.value for sample in self._samples if sample.name == name and wanted.items() <= sample.labels.items()
         )
 
-    def samples(self, name: str) -> list[tuple[dict[str, str], float]]:
-        """Return the labels and the value of every sample with this name."""
-        return [(sample.labels, sample.value) for sample in self._samples if sample.name == name]
-
     def has(self, name: str) -> bool:
         """Whether there is a sample with this name."""
         return any(sample.name == name for sample in self._samples)
@@ -181,10 +177,13 @@ class Tollgate:
         """Return what it has written so far."""
         return self.log_path.read_text() if self.log_path.exists() else ""
 
+    def lines(self) -> list[dict[str, Any]]:
+        """Return its log so far, line by line."""
+        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{") and line.endswith("}")]
+
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return its log lines about one event."""
-        lines = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
-        return [line for line in lines if line.get("event") == name]
+        return [line for line in self.lines() if line.get("event") == name]
 
     def children(self) -> list[int]:
         """Return the ids of its child processes: workers of a supervisor; of one that serves, the one that ships."""

@@ -6,7 +6,6 @@ What belongs here: the service, its accounts, and what it saw. What does not: wh
 import asyncio
 import contextlib
 import threading
-from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping
 from functools import cached_property
 from itertools import count
@@ -76,11 +75,14 @@ class Service:
         self.base_url = f"{tollgate.url}/v1"
         self._background = background
         self._numbers = count(1)
+        self._names: dict[str, str] = {}
         self.key = self.new_key("wide", "customer")
 
     def new_key(self, tier: str, name: str = "") -> str:
         """Create an account of a tier, wait until the proxy knows it, and return its key."""
-        token = self._background.run(self._create(name or f"{tier}-{next(self._numbers)}", tier))
+        name = name or f"{tier}-{next(self._numbers)}"
+        token = self._background.run(self._create(name, tier))
+        self._names[token] = name
 
         def is_known() -> bool:
             return self.post("chat/completions", {}, token).status_code == 400  # no call, but no stranger either
@@ -105,10 +107,10 @@ class Service:
         return key
 
     def spent_key(self) -> str:
-        """Return the key of an account whose month is all but spent: a few tokens remain, not more."""
+        """Return the key of an account whose month is all but spent: not four hundred tokens remain."""
         key = self.new_key("poor")
-        said = {"role": "user", "content": "SIM:tokens=1150"}
-        call = {"model": "gpt-oss:120b", "messages": [said], "max_tokens": 1150}
+        said = {"role": "user", "content": "SIM:tokens=900"}
+        call = {"model": "gpt-oss:120b", "messages": [said], "max_tokens": 900}
         assert self.post("chat/completions", call, key).status_code == 200
         return key
 
@@ -117,25 +119,13 @@ class Service:
         headers = {"Authorization": f"Bearer {key or self.key}"}
         return requests.post(f"{self.base_url}/{route}", json=body, headers=headers, timeout=30)
 
-    @contextlib.contextmanager
-    def sees(self, tier: str, **expected: int) -> Iterator[None]:
-        """The proxy answers the calls of a tier in this block so and no otherwise: ``_429=1, _200=1``."""
-        before = self._statuses(tier)
-        yield
-        wanted = Counter({status.removeprefix("_"): calls for status, calls in expected.items()})
-        eventually(lambda: self._statuses(tier) - before == wanted or self._too_many(tier, before, wanted))
-
-    def _too_many(self, tier: str, before: Counter[str], wanted: Counter[str]) -> None:
-        now = self._statuses(tier) - before
-        assert not now - wanted, f"answered {dict(now)}, not {dict(wanted)}"
-
-    def _statuses(self, tier: str) -> Counter[str]:
-        """How many calls of a tier were answered with each status."""
-        calls: Counter[str] = Counter()
-        for labels, value in self.tollgate.metrics().samples("tollgate_calls_total"):
-            if labels["tier"] == tier:
-                calls[labels["status"]] += int(value)
-        return calls
+    def answered(self, key: str, *statuses: int) -> bool:
+        """Whether the calls with a key so far were answered so, in this order, and no other call has come."""
+        name = self._names[key]
+        (probe, *found) = [line["status"] for line in self.tollgate.lines() if line.get("account") == name] or [400]
+        assert probe == 400, "the first is that of new_key"
+        assert len(found) <= len(statuses), f"answered with {found}, not {list(statuses)}"
+        return found == list(statuses)
 
     def usage(self, name: str = "customer") -> dict[str, Any]:
         """Return what the ledger says of an account, once everything is in it."""
