@@ -62,11 +62,6 @@ class Embedding(msgspec.Struct, frozen=True):
     switches: Switches
 
     @property
-    def characters(self) -> int:
-        """Of all texts."""
-        return sum(len(one) for one in self.inputs if isinstance(one, str))
-
-    @property
     def reported(self) -> int:
         """The tokens to report."""
         return self.tokens if self.switches.prompt_tokens is None else self.switches.prompt_tokens

@@ -12,9 +12,11 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from functools import partial
 
 from aiohttp import ClientConnectionResetError, web
 
+from proxy.simulator import logprobs
 from proxy.simulator.answers import (
     ENGINE_ERROR,
     GARBAGE_BODY,
@@ -29,9 +31,10 @@ from proxy.simulator.answers import (
 from proxy.simulator.counters import Counters
 from proxy.simulator.options import Options
 from proxy.simulator.requests import GenerationCall, RefusedError
-from proxy.simulator.scripts import Script, Step, write_text, write_tool_call
+from proxy.simulator.scripts import Script, Step, stop_at, write_text, write_tool_call
 from proxy.simulator.shapes import (
     DONE,
+    Extra,
     Head,
     Json,
     Usage,
@@ -51,8 +54,11 @@ _GARBAGE_EVENTS = (
     b"data: null\n\n",
 )
 
-Sampled = tuple[int, Step, str | None]
-"""Index of the choice, the step, and the finish reason when it is the choice's last."""
+Finish = tuple[str, str | None]
+"""Why a choice ended, and the word at which it was stopped."""
+
+Sampled = tuple[int, Step, Finish | None]
+"""Index of the choice, the step, and why it ended when it is the choice's last."""
 
 
 class Generation:
@@ -77,6 +83,7 @@ class Generation:
         self._usage_of_choice = [Usage(tokens) for tokens in call.prompt_tokens_each for _ in range(call.n)]
         is_chat = request.path.endswith("/chat/completions")
         self._head = Head(secrets.token_hex(8), int(time.time()), call.model, is_chat)
+        self._extras = _extras(call, is_chat=is_chat)
 
     async def answer(self) -> web.StreamResponse:
         """Answer the call.
@@ -135,7 +142,7 @@ class Generation:
         async for _ in self._sampled():
             pass
         usage = None if self._switches.no_usage else self._usage
-        body = GARBAGE_BODY if self._switches.garbage else whole_answer(self._head, self._scripts, usage)
+        body = GARBAGE_BODY if self._switches.garbage else whole_answer(self._head, self._scripts, usage, self._extras)
         response = web.StreamResponse(headers=JSON_HEADERS)
         response.content_length = len(body)
         await response.prepare(self._request)
@@ -167,6 +174,7 @@ class Generation:
     async def _events(self) -> AsyncGenerator[bytes, None]:
         """Yield every event of a stream, ``[DONE]`` last."""
         unfinished = len(self._scripts)
+        fresh = set(range(unfinished))
         if self._head.is_chat:
             for index in range(unfinished):
                 yield role_event(self._head, index, self._running_usage(index))
@@ -178,9 +186,19 @@ class Generation:
                 async for index, step, finish in sampled:
                     unfinished -= finish is not None
                     is_last = unfinished == 0 and not self._call.include_usage
-                    usage = self._running_usage(index)
-                    for piece in step_events(self._head, index, step, finish, usage=usage, is_last=is_last):
+                    extra = self._extras[index]
+                    for piece in step_events(
+                        self._head,
+                        index,
+                        step,
+                        finish,
+                        usage=self._running_usage(index),
+                        is_last=is_last,
+                        logprobs=extra.logprobs([step]),
+                        before=extra.echoed if index in fresh else "",
+                    ):
                         yield piece
+                    fresh.discard(index)
         except RefusedError:
             yield event(ENGINE_ERROR)
             yield DONE
@@ -194,14 +212,17 @@ def _scripts(call: GenerationCall, options: Options) -> list[Script]:
     if call.tool_call is not None:
         return [write_tool_call(call.tool_call, call.tokens_max)] * call.n
     return [
-        write_text(
-            prompt,
-            seed=options.seed,
-            choice=choice,
-            tokens=call.switches.tokens,
-            tokens_max=call.tokens_max,
-            tokens_min=call.tokens_min,
-            reasons=call.reasons,
+        stop_at(
+            write_text(
+                prompt,
+                seed=options.seed,
+                choice=choice,
+                tokens=call.switches.tokens,
+                tokens_max=call.tokens_max,
+                tokens_min=call.tokens_min,
+                reasons=call.reasons,
+            ),
+            call.stops,
         )
         for prompt in call.prompts
         for choice in range(call.n)
@@ -218,5 +239,19 @@ def _rounds(scripts: list[Script]) -> Iterator[list[Sampled]]:
         ]
 
 
-def _finish_at(script: Script, position: int) -> str | None:
-    return script.finish_reason if position == len(script.steps) - 1 else None
+def _finish_at(script: Script, position: int) -> Finish | None:
+    return (script.finish_reason, script.stop_reason) if position == len(script.steps) - 1 else None
+
+
+def _extras(call: GenerationCall, *, is_chat: bool) -> list[Extra]:
+    """Return what each choice has besides its text."""
+    top = call.top_logprobs
+    if is_chat:
+        return [Extra() if top is None else Extra(partial(logprobs.of_chat, top=top))] * call.n
+    extras = []
+    for prompt in call.prompts:
+        echoed = prompt if call.echo else ""
+        pieces = logprobs.prompt_pieces(echoed)
+        told = Extra(partial(logprobs.of_text, echoed=pieces), echoed, logprobs.of_prompt(pieces) if echoed else None)
+        extras += [Extra(echoed=echoed) if top is None else told] * call.n
+    return extras

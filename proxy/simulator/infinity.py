@@ -6,7 +6,7 @@ vectors and relevance (embeddings.py, ranking.py).
 
 import time
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import NoReturn
 from uuid import uuid4
 
 from proxy.simulator.answers import Whole
@@ -16,8 +16,6 @@ from proxy.simulator.options import Options
 from proxy.simulator.ranking import answered, read_ranking
 from proxy.simulator.requests import RefusedError
 from proxy.simulator.shapes import Json
-
-_STRING: Final = {"type": "string_type", "msg": "Input should be a valid string"}
 
 
 def embed(body: Json, options: Options, header: str = "") -> Whole:
@@ -31,11 +29,11 @@ def embed(body: Json, options: Options, header: str = "") -> Whole:
         listed = [*place, "list[constrained-str]"]
         faults = [_too_short(listed)] if not given else _not_texts(given, listed)
     if faults or not isinstance(given, str | list):
-        _detail([*faults, {**_STRING, "loc": [*place, "constrained-str"], "input": given}])
+        _detail([*faults, _not_text([*place, "constrained-str"], given)])
     _check_model(body, options)
     call = read_embedding(body, options, header)
     head = {"object": "list"}
-    tail = {"model": call.model} | usage_of(call, call.characters)
+    tail = {"model": call.model} | usage_of(call, sum(_characters(one) for one in call.inputs))
     return embedded(call, head, item_index_last, tail | _tail())
 
 
@@ -60,7 +58,7 @@ def rerank(body: Json, options: Options, header: str = "") -> Whole:
         {"relevance_score": one.relevance, "index": one.index, "document": one.text if shown else None}
         for one in ranking.best
     ]
-    read = sum(len(str(body["query"])) + len(one.text) for one in ranking.documents)
+    read = sum(_characters(body["query"]) + _characters(one.text) for one in ranking.documents)
     tail = {"model": ranking.model} | usage_of(ranking, read) | _tail()
     return answered(ranking, {"object": "rerank", "results": results} | tail)
 
@@ -69,6 +67,11 @@ def bad_json(message: str, position: int) -> NoReturn:
     """Refuse a body that is no JSON."""
     fault = {"type": "json_invalid", "loc": ["body", position], "msg": "JSON decode error", "input": {}}
     _detail([fault | {"ctx": {"error": message}}])
+
+
+def _characters(text: object) -> int:
+    """Return what it counts of a text: it strips it first."""
+    return len(text.strip()) if isinstance(text, str) else 0
 
 
 def _tail() -> Json:
@@ -86,11 +89,11 @@ def _too_short(place: Sequence[object]) -> Json:
 
 
 def _not_texts(given: Sequence[object], place: Sequence[object]) -> list[Json]:
-    return [
-        {"type": _STRING["type"], "loc": [*place, index], "msg": _STRING["msg"], "input": one}
-        for index, one in enumerate(given)
-        if not isinstance(one, str)
-    ]
+    return [_not_text([*place, index], one) for index, one in enumerate(given) if not isinstance(one, str)]
+
+
+def _not_text(place: Sequence[object], given: object) -> Json:
+    return {"type": "string_type", "loc": place, "msg": "Input should be a valid string", "input": given}
 
 
 def _check_model(body: Json, options: Options) -> None:

@@ -22,7 +22,7 @@ def list_models(options: Options) -> Json:
 def _infinity_model(name: str) -> Json:
     stats = {"queue_fraction": 0.0, "queue_absolute": 0, "results_pending": 0, "batch_size": 32}
     head: Json = {"id": name, "stats": stats, "object": "model", "owned_by": "infinity", "created": int(time.time())}
-    return head | {"backend": "torch", "capabilities": ["embed", "rerank"]}
+    return head | {"backend": "torch", "capabilities": ["rerank" if "rank" in name else "embed"]}
 
 
 def _model(name: str, options: Options) -> Json:

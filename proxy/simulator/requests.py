@@ -41,6 +41,9 @@ class GenerationCall(msgspec.Struct, frozen=True):
         continuous_usage: ``stream_options.continuous_usage_stats`` (which needs include_usage).
         reasons: whether reasoning comes before the answer.
         tool_call: the function to call instead of answering with text.
+        stops: words at which an answer ends.
+        top_logprobs: neighbours to tell of each token; None: no probabilities are asked for.
+        echo: whether the prompt stands before the answer (completions).
         switches: how it shall go wrong.
     """
 
@@ -55,6 +58,9 @@ class GenerationCall(msgspec.Struct, frozen=True):
     continuous_usage: bool = False
     reasons: bool = False
     tool_call: ToolCall | None = None
+    stops: tuple[str, ...] = ()
+    top_logprobs: int | None = None
+    echo: bool = False
     switches: Switches = Switches()
 
     @property
@@ -186,6 +192,7 @@ def read_chat(body: dict[str, Any], options: Options, header: str = "") -> Gener
         tokens_max=_bound(asked[0] if asked else None, tokens, options.max_model_len),
         reasons="THINK" in prompt or body.get("reasoning_effort") not in (None, "none"),
         tool_call=_tool_call(body, messages),
+        top_logprobs=int(body.get("top_logprobs") or 0) if body.get("logprobs") is True else None,
     )
     return _with_common_fields(base, body, options, header)
 
@@ -204,7 +211,14 @@ def read_completion(body: dict[str, Any], options: Options, header: str = "") ->
     each = tuple(text_tokens(one) if isinstance(one, str) else len(one) for one in prompts)
     bound = body.get("max_tokens")  # the classic default of this route is 16
     tokens_max = _bound(16 if bound is None else bound, max(each), options.max_model_len)
-    base = GenerationCall(model=model, prompts=texts, prompt_tokens_each=each, tokens_max=tokens_max)
+    base = GenerationCall(
+        model=model,
+        prompts=texts,
+        prompt_tokens_each=each,
+        tokens_max=tokens_max,
+        top_logprobs=None if body.get("logprobs") is None else int(body["logprobs"]),
+        echo=body.get("echo") is True,
+    )
     return _with_common_fields(base, body, options, header)
 
 
@@ -222,7 +236,7 @@ def _with_common_fields(call: GenerationCall, body: dict[str, Any], options: Opt
             f"temperature must be non-negative, got {got}. (parameter=temperature, value={got})",
             "temperature",
         )
-    n = body.get("n") or 1
+    n, stop = body.get("n") or 1, body.get("stop")
     stream_options = stream_options if isinstance(stream_options, dict) else {}
     forced = options.force_include_usage
     include_usage = forced or stream_options.get("include_usage") is True
@@ -231,6 +245,7 @@ def _with_common_fields(call: GenerationCall, body: dict[str, Any], options: Opt
         n=n if isinstance(n, int) else 1,
         tokens_min=call.tokens_max if body.get("ignore_eos") is True else int(body.get("min_tokens") or 0),
         streamed=streamed,
+        stops=(stop,) if isinstance(stop, str) else tuple(map(str, stop or ())),
         include_usage=include_usage,
         continuous_usage=forced or (include_usage and stream_options.get("continuous_usage_stats") is True),
         switches=switches_of("\n".join(call.prompts), header),

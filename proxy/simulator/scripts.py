@@ -52,10 +52,12 @@ class Script(msgspec.Struct, frozen=True):
     Args:
         steps: in order; the last is END unless the answer was cut by its bound.
         finish_reason: ``stop``, ``length`` or ``tool_calls``.
+        stop_reason: the word of the call at which it stopped.
     """
 
     steps: tuple[Step, ...]
     finish_reason: str
+    stop_reason: str | None = None
 
     @property
     def tokens(self) -> int:
@@ -146,3 +148,20 @@ def write_tool_call(call: ToolCall, tokens_max: int | None = None) -> Script:
     if tokens_max is not None and tokens_max <= len(steps):
         return Script(tuple(steps[:tokens_max]), "length")
     return Script((*steps, Step(Part.END, "")), "tool_calls")
+
+
+def stop_at(script: Script, words: tuple[str, ...]) -> Script:
+    """Return the script up to the first of these words: it is sampled, and counted, but not said."""
+    said = "".join(step.text for step in script.steps)
+    found = min(((said.find(word), word) for word in words if word and word in said), default=None)
+    if found is None:
+        return script
+    at, word = found
+    kept: list[Step] = []
+    seen = 0
+    for step in script.steps:
+        kept.append(Step(step.part, step.text[: max(at - seen, 0)], step.tokens))
+        seen += len(step.text)
+        if seen >= at + len(word):
+            break
+    return Script(tuple(kept), "stop", word)

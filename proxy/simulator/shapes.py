@@ -3,6 +3,7 @@
 What belongs here: pure functions from what was sampled to bytes. What does not: when they are sent.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -103,8 +104,30 @@ def role_event(head: Head, index: int, usage: Json | None) -> bytes:
     return event(body | {"prompt_token_ids": None, "prompt_text": None})
 
 
+class Extra(msgspec.Struct, frozen=True):
+    """What a choice has besides its text.
+
+    Args:
+        logprobs: of what is sampled: (steps) -> JSON.
+        echoed: the prompt, where it stands before the answer.
+        prompt_logprobs: of the prompt, where they are told.
+    """
+
+    logprobs: Callable[[Sequence[Step]], Json | None] = lambda _: None
+    echoed: str = ""
+    prompt_logprobs: list[Json | None] | None = None
+
+
 def step_events(
-    head: Head, index: int, step: Step, finish: str | None, *, usage: Json | None, is_last: bool
+    head: Head,
+    index: int,
+    step: Step,
+    finish: tuple[str, str | None] | None,
+    *,
+    usage: Json | None,
+    is_last: bool,
+    logprobs: Json | None = None,
+    before: str = "",
 ) -> list[bytes]:
     """Return the events of a step: in a chat one, or none while a character is incomplete; else one a token.
 
@@ -112,24 +135,26 @@ def step_events(
         head: of the answer.
         index: of the choice.
         step: what was sampled.
-        finish: finish reason when the step is the last one of its choice.
+        finish: finish reason and stop word when the step is the last one of its choice.
         usage: so far, for continuous_usage_stats.
         is_last: whether it is the last of a stream without a usage event: that one carries the fingerprint.
+        logprobs: of the step, where they are asked for.
+        before: the prompt that is echoed before the first step.
     """
     if not head.is_chat:
         empty = [event(_text_chunk(head, index, "", None, usage)) for _ in range(step.tokens - 1)]
-        body = _text_chunk(head, index, step.text, finish, usage)
+        body = _text_chunk(head, index, before + step.text, finish, usage, logprobs)
         return [*empty, event(body | _fingerprint(is_last))]
     if not step.text and finish is None:
         return []
     choice: Json = {
         "index": index,
         "delta": _delta(head, index, step),
-        "logprobs": None,
-        "finish_reason": finish,
+        "logprobs": logprobs,
+        "finish_reason": finish and finish[0],
     }
     if finish is not None:
-        choice["stop_reason"] = None
+        choice["stop_reason"] = finish[1]
     body = head.fields("chat.completion.chunk") | {"choices": [choice | {"token_ids": None}]}
     if usage is not None:
         body["usage"] = usage
@@ -162,13 +187,20 @@ def _delta(head: Head, index: int, step: Step) -> Json:
             return {step.part.value: step.text}
 
 
-def _text_chunk(head: Head, index: int, text: str, finish: str | None, usage: Json | None) -> Json:
+def _text_chunk(
+    head: Head,
+    index: int,
+    text: str,
+    finish: tuple[str, str | None] | None,
+    usage: Json | None,
+    logprobs: Json | None = None,
+) -> Json:
     choice: Json = {
         "index": index,
         "text": text,
-        "logprobs": None,
-        "finish_reason": finish,
-        "stop_reason": None,
+        "logprobs": logprobs,
+        "finish_reason": finish and finish[0],
+        "stop_reason": finish and finish[1],
     }
     body = head.fields("text_completion") | {"choices": [choice | {"prompt_token_ids": None, "token_ids": None}]}
     return body if usage is None else body | {"usage": usage}
@@ -180,10 +212,11 @@ def usage_event(head: Head, usage: Usage) -> bytes:
     return event(head.fields(kind) | {"choices": [], "usage": usage.at_end(head), "system_fingerprint": FINGERPRINT})
 
 
-def whole_answer(head: Head, scripts: list[Script], usage: Usage | None) -> bytes:
+def whole_answer(head: Head, scripts: list[Script], usage: Usage | None, extras: list[Extra]) -> bytes:
     """Return the body of an answer that is not streamed; ``usage`` None leaves it out."""
+    shape = _chat_choice if head.is_chat else _text_choice
     choices = [
-        (_chat_choice if head.is_chat else _text_choice)(head, index, script) for index, script in enumerate(scripts)
+        shape(head, index, script, extra) for index, (script, extra) in enumerate(zip(scripts, extras, strict=True))
     ]
     body = head.fields("chat.completion" if head.is_chat else "text_completion")
     body |= {"choices": choices, "service_tier": None, "system_fingerprint": FINGERPRINT}
@@ -194,7 +227,7 @@ def whole_answer(head: Head, scripts: list[Script], usage: Usage | None) -> byte
     return msgspec.json.encode(body | {"kv_transfer_params": None, "ec_transfer_params": None, "metrics": None})
 
 
-def _chat_choice(head: Head, index: int, script: Script) -> Json:
+def _chat_choice(head: Head, index: int, script: Script, extra: Extra) -> Json:
     message: Json = {
         "role": "assistant",
         "content": script.text(Part.CONTENT) or None,
@@ -210,23 +243,23 @@ def _chat_choice(head: Head, index: int, script: Script) -> Json:
     return {
         "index": index,
         "message": message,
-        "logprobs": None,
+        "logprobs": extra.logprobs(script.steps),
         "finish_reason": script.finish_reason,
-        "stop_reason": None,
+        "stop_reason": script.stop_reason,
         "token_ids": None,
         "routed_experts": None,
     }
 
 
-def _text_choice(_head: Head, index: int, script: Script) -> Json:
+def _text_choice(_head: Head, index: int, script: Script, extra: Extra) -> Json:
     return {
         "index": index,
-        "text": script.text(Part.REASONING) + script.text(Part.CONTENT),
-        "logprobs": None,
+        "text": extra.echoed + script.text(Part.REASONING) + script.text(Part.CONTENT),
+        "logprobs": extra.logprobs(script.steps),
         "finish_reason": script.finish_reason,
-        "stop_reason": None,
+        "stop_reason": script.stop_reason,
         "token_ids": None,
-        "prompt_logprobs": None,
+        "prompt_logprobs": extra.prompt_logprobs,
         "prompt_token_ids": None,
         "routed_experts": None,
     }
