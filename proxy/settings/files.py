@@ -169,7 +169,7 @@ class ModelEntry(msgspec.Struct, frozen=True):
         Annotated[str, Meta(min_length=1)] | None,
         Meta(
             description="Its `tokenizer.json` (of Hugging Face's tokenizers), from the folder of models.yaml. With it, "
-            "reranked tokens that an upstream does not tell are counted; without it, they are estimated."
+            "tokens (rerank, embeddings) that an upstream does not tell are counted; without it, they are estimated."
         ),
     ] = None
     token_ids: Annotated[

@@ -27,6 +27,6 @@ def text_of(ids: Iterable[int], vocabulary: Vocabulary) -> str:
         UnknownTokenError: an id is not in the vocabulary.
     """
     try:
-        return b"".join(map(vocabulary.__getitem__, ids)).decode("utf-8", "replace")  # type: ignore[arg-type]
+        return b"".join([vocabulary[token_id] for token_id in ids]).decode("utf-8", "replace")  # type: ignore[misc]
     except (IndexError, TypeError):
         raise UnknownTokenError from None

@@ -5,7 +5,7 @@ mean (large.py).
 
 A body is passed over in stretches: strings are cut out at their quotes, and of what is left only the brackets are
 counted. Each step is one pass in C, so that a megabyte of numbers costs about a millisecond. Only around a name that is
-looked for is it known byte by byte where one stands.
+looked for is it known byte by byte where one stands. What is between brackets is not checked.
 """
 
 import re
@@ -193,7 +193,8 @@ class Members:
         if 0 in depths[1:]:
             self._ended = True
             is_last = depths.index(0, 1) == len(brackets) and span.rstrip(BLANKS).endswith(brackets[-1:])
-            self.broken |= not is_last or self._in_string or self._escaped
+            is_pair = brackets.endswith(b"}" if self.is_object else b"]")
+            self.broken |= not (is_last and is_pair) or self._in_string or self._escaped
 
 
 class Names:
