@@ -16,7 +16,15 @@ from proxy.clock import unix_ms
 from proxy.core.accounts import Principal
 from proxy.core.catalogue import TokenizerError, Upstream
 from proxy.core.entries import Outcome
-from proxy.core.errors import ApiError, internal, invalid_parameter, rate_limited, unauthorized, unavailable
+from proxy.core.errors import (
+    ApiError,
+    internal,
+    invalid_parameter,
+    invalid_request,
+    rate_limited,
+    unauthorized,
+    unavailable,
+)
 from proxy.core.headers import answer_lines, refusal_lines, upstream_lines
 from proxy.core.limits import NEVER_MS, Admission
 from proxy.core.meters import Reading
@@ -183,8 +191,10 @@ class Gateway:
             raise
         if not admission.admitted:
             report.admission = admission
-            if admission.retry_after_ms == NEVER_MS:
+            if admission.retry_after_ms == NEVER_MS and flight.call.output_tokens_max:
                 raise invalid_parameter("max_tokens", "may produce more than your tier's whole limit")
+            if admission.retry_after_ms == NEVER_MS:
+                raise invalid_request("The request may cost more than your tier's whole limit")
             raise rate_limited()
         self._settlement.began(flight)
         return admission
