@@ -152,7 +152,8 @@ async def test_rerank_puts_what_shares_words_with_the_query_first(cluster: Simul
     assert answer["usage"]["total_tokens"] > 0
 
 
-def _form(audio: bytes, **fields: str) -> tuple[bytes, tuple[str, ...]]:
+def form(audio: bytes, **fields: str) -> tuple[bytes, tuple[str, ...]]:
+    """Return body and header of a form with a file."""
     parts = [
         f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()
     ]
@@ -161,7 +162,8 @@ def _form(audio: bytes, **fields: str) -> tuple[bytes, tuple[str, ...]]:
     return body, ("Content-Type: multipart/form-data; boundary=b",)
 
 
-def _wav(seconds: float) -> bytes:
+def wav(seconds: float) -> bytes:
+    """Return so much silence."""
     file = io.BytesIO()
     with wave.open(file, "wb") as sound:
         sound.setparams((1, 2, 8000, 0, "NONE", ""))
@@ -170,17 +172,17 @@ def _wav(seconds: float) -> bytes:
 
 
 async def test_a_transcription_reports_started_seconds_or_the_duration(cluster: SimulatedCluster) -> None:
-    body, headers = _form(_wav(3.25), model="whisper")
+    body, headers = form(wav(3.25), model="whisper")
     *_, raw = await exchange(cluster, "/v1/audio/transcriptions", body, headers=headers)
     assert json.loads(raw)["usage"] == {"type": "duration", "seconds": 4}
-    body, headers = _form(_wav(3.25), model="whisper", response_format="verbose_json")
+    body, headers = form(wav(3.25), model="whisper", response_format="verbose_json")
     *_, raw = await exchange(cluster, "/v1/audio/transcriptions", body, headers=headers)
     assert json.loads(raw)["duration"] == 3.25
     assert "usage" not in json.loads(raw)
 
 
 async def test_audio_that_is_none_is_refused(cluster: SimulatedCluster) -> None:
-    body, headers = _form(b"not audio", model="whisper")
+    body, headers = form(b"not audio", model="whisper")
     status, _, raw = await exchange(cluster, "/v1/audio/transcriptions", body, headers=headers)
     assert status == "HTTP/1.1 400 Bad Request"
     assert json.loads(raw)["error"]["message"].startswith("Invalid or corrupted audio data.")
