@@ -17,12 +17,13 @@ engine wrote. ``search_units`` is the number of documents that were ranked, what
 shows; nothing is priced by it. ``usage`` and ``meta.tokens`` say the tokens that are billed.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from proxy.core.calls.contract import PreparedCall, Sent, Shown
 from proxy.core.calls.rerank import RerankCall
 from proxy.core.catalogue import Engine
-from proxy.core.meters.rerank import ranking_of, tokens_of
+from proxy.core.meters.rerank import Ranking, ranking_of, tokens_of
 from proxy.core.patching import patch_object
 
 _V1: Final = "/v1/rerank"
@@ -53,31 +54,25 @@ def show_rerank(engine: Engine, body: bytes, call: PreparedCall, call_id: str) -
     ranking = ranking_of(engine, body, call)
     assert ranking is not None
     tokens = tokens_of(ranking, call).amount
-    documents = _documents(call) if call.returns_documents else None
-    results = b",".join(
-        b'{"index":%d,"relevance_score":%b}' % (index, score)
-        if documents is None
-        else b'{"index":%d,"relevance_score":%b,"document":%b}' % (index, score, documents[index])
-        for index, score in ranking.results
-    )
     units = len(call.documents)
-    return Shown(
-        b'{"id":"rerank-%b","results":[%b],'
-        b'"usage":{"billed_units":{"search_units":%d},"prompt_tokens":%d,"total_tokens":%d},'
+    end = (
+        b'],"usage":{"billed_units":{"search_units":%d},"prompt_tokens":%d,"total_tokens":%d},'
         b'"meta":{"api_version":{"version":"%b"},"billed_units":{"search_units":%d},"tokens":{"input_tokens":%d}}}'
-        % (
-            call_id.encode(),
-            results,
-            units,
-            tokens,
-            tokens,
-            b"1" if call.upstream_route == _V1 else b"2",
-            units,
-            tokens,
-        )
-    )
+    ) % (units, tokens, tokens, b"1" if call.upstream_route == _V1 else b"2", units, tokens)
+    return Shown(b"".join((b'{"id":"rerank-%b","results":[' % call_id.encode(), *_results(ranking, call), end)))
 
 
-def _documents(call: RerankCall) -> list[bytes]:
-    """Return the documents as results carry them: an object as it came, a string as the text of one."""
-    return [document if document[:1] == b"{" else b'{"text":%b}' % document for document in call.documents]
+def _results(ranking: Ranking, call: RerankCall) -> Iterator[bytes]:
+    """Yield the results in pieces, so that megabytes of documents are copied once, when all is joined."""
+    opening = b'{"index":%d,"relevance_score":%b'
+    for index, score in ranking.results:
+        yield opening % (index, score)
+        if call.returns_documents:
+            document = call.documents[index]
+            is_object = document[:1] == b"{"
+            yield b',"document":' if is_object else b',"document":{"text":'
+            yield document
+            yield b"}" if is_object else b"}}"
+        else:
+            yield b"}"
+        opening = b',{"index":%d,"relevance_score":%b'

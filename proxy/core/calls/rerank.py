@@ -46,8 +46,8 @@ class RerankCall(PreparedCall, frozen=True):
 
     changes: Mapping[str, bytes] = {}
     query: bytes = b'""'
-    documents: Sequence[bytes] = ()
-    texts: Sequence[bytes] = ()
+    documents: tuple[bytes, ...] = ()
+    texts: tuple[bytes, ...] = ()
     top_n: int = DOCUMENTS_MAX
     returns_documents: bool = True
     document_tokens_max: int | None = None
@@ -100,7 +100,7 @@ def prepare_rerank(received: bytes | Form, route: str, terms: Terms) -> RerankCa
     query = bytes(request.query)
     if query[0] != _QUOTE:
         raise _wrong("query")
-    documents = [bytes(document) for document in request.documents]
+    documents = tuple([bytes(document) for document in request.documents])
     if not 1 <= len(documents) <= DOCUMENTS_MAX:
         raise _wrong("documents")
     texts = _texts(documents, request.rank_fields, model)
@@ -146,16 +146,16 @@ def tokens_bound(query: bytes, texts: Sequence[bytes], model: Model) -> int:
     return sum(min(most, around + len(text)) if text[0] == _QUOTE else most for text in texts)
 
 
-def _texts(documents: list[bytes], rank_fields: list[str] | None, model: Model) -> list[bytes]:
+def _texts(documents: tuple[bytes, ...], rank_fields: list[str] | None, model: Model) -> tuple[bytes, ...]:
     """Return what is ranked of each document. Raises ApiError (400)."""
     if all(document[0] == _QUOTE for document in documents):
         return documents
     takes_content = all(upstream.engine is Engine.VLLM for upstream in model.upstreams)
     try:
-        return [
+        return tuple(
             document if document[0] == _QUOTE else _text_of(document, rank_fields, takes_content=takes_content)
             for document in documents
-        ]
+        )
     except (ValueError, RecursionError):  # msgspec's errors and those of UTF-8 are ValueErrors
         raise _wrong("documents") from None
 
