@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from tests.support.clients import Browser, Site, browser as running_browser, write_vocabulary
-from tests.support.service import Service, service as running_service
+from tests.support.clients import Browser, Site, write_vocabulary
+from tests.support.clients import browser as running_browser
+from tests.support.service import Service
+from tests.support.service import service as running_service
 from tests.support.stack import write_config
 
 _NOT_A_CUSTOMERS = ("OPENAI_", "COHERE_", "CO_API", "LANGSMITH_", "LANGCHAIN_")
@@ -50,6 +52,14 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
     """A customer's web site."""
+    running = Site()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def other_site() -> Iterator[Site]:
+    """The web site of a stranger."""
     running = Site()
     yield running
     running.close()

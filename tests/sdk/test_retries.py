@@ -1,4 +1,4 @@
-"""What clients do by themselves on a 429: those that can wait do, and what no wait helps against is hardly knocked at again.
+"""What clients do by themselves on a 429: those that can wait do, and where no wait helps they are hardly heard again.
 
 Each client has its own settings as its authors ship them. What is counted is what the proxy was asked. They wait for
 seconds, so all of them wait at the same time, each with an account of its own.
@@ -109,7 +109,7 @@ class Outcome:
         began = time.monotonic()
         try:
             CLIENTS[client](service, key, calls)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - what a client raises is what is asked for
             self.error = exc
         self.seconds = time.monotonic() - began
 

@@ -105,8 +105,8 @@ def node(code: str, **environ: str) -> Any:
     """
     wrapped = f"""
     (async () => {{ {code} }})().catch(error => {{
-        const {{ status, statusCode, code, param, type, message }} = error;
-        return {{ error: {{ name: error.constructor.name, status: status ?? statusCode, code, param, type, message }} }};
+        const {{ constructor, status, statusCode, code, param, type, message }} = error;
+        return {{ error: {{ name: constructor.name, status: status ?? statusCode, code, param, type, message }} }};
     }}).then(value => {{ console.log(JSON.stringify(value ?? null)); process.exit(0); }});
     """
     return json.loads(run_node(wrapped, **environ).stdout)
@@ -127,16 +127,21 @@ def write_vocabulary(folder: Path) -> None:
 
 
 class Site:
-    """A web site of a customer, with pages whose scripts call us; an origin of its own."""
+    """A web site of a customer, with pages whose scripts call us; an origin of its own.
+
+    The clients of ``node_modules`` are there to be imported: ``/modules/openai/index.mjs``.
+    """
 
     def __init__(self) -> None:
         pages: dict[str, str] = {}
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                body = pages.get(self.path, "").encode()
+                module = NODE / "node_modules" / self.path.removeprefix("/modules/")
+                is_module = self.path.endswith(".mjs") and module.is_file()
+                body = module.read_bytes() if is_module else pages.get(self.path, "").encode()
                 self.send_response(200 if body else 404)
-                self.send_header("Content-Type", "text/html; charset=utf-8")
+                self.send_header("Content-Type", "text/javascript" if is_module else "text/html; charset=utf-8")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
