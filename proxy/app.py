@@ -25,6 +25,7 @@ from proxy.ledger.leftovers import ship_leftovers
 from proxy.ledger.location import Location, locate
 from proxy.ledger.migrations import migrate
 from proxy.ledger.outbox import Outbox
+from proxy.ledger.reading import Reader
 from proxy.ledger.shipper import Shipper
 from proxy.ledger.shipping_process import ShippingProcess
 from proxy.ledger.store import Ledger
@@ -40,6 +41,8 @@ from proxy.telemetry.logs import CallLog, log_failure
 from proxy.telemetry.metrics import Metrics, sample_loop_lag
 from proxy.upstream.failures import FailureKind
 from proxy.upstream.pool import UpstreamPools
+from proxy.views.contract import View
+from proxy.views.desk import READ_S, Views
 from proxy.web.admin import AdminServer
 from proxy.web.public import PublicListener, stream_head
 
@@ -121,7 +124,8 @@ class App:
             stream_head,
             self._is_degraded,
         )
-        self.public = PublicListener(self.gateway, lambda: self._holder.current.proxy, clock)
+        self.views = self._new_views(place, observer, clock)
+        self.public = PublicListener(self.gateway, self.views, lambda: self._holder.current.proxy, clock)
         self._watch_state()
         self.admin = AdminServer(
             self._admin_listen or proxy.admin_listen,
@@ -158,6 +162,7 @@ class App:
         shipped = await self.shipper.drain(SHIP_AT_END_S)
         await self.directory.close()
         await self.outbox.close()
+        await self.views_database.close()
         await self.database.close()
         await self.admin.close()
         await asyncio.to_thread(self.call_log.close)
@@ -202,6 +207,20 @@ class App:
             hold_ttl_ms=hold_ttl_ms,
         )
 
+    def _new_views(self, place: Location, observer: Observer, clock: Callable[[], float]) -> Views:
+        # Connections of their own: however much customers look, keys are read and limits are seeded.
+        self.views_database = Database.open(place.database_url, pool_size=2, command_timeout_s=READ_S)
+        return Views(
+            lambda: self._holder.current,
+            self.directory,
+            self.limiter,
+            Reader(self.views_database, place, self._worker),
+            observer,
+            self.tasks,
+            clock,
+            self._is_degraded,
+        )
+
     def _new_metrics(self) -> Metrics:
         settings = self._holder.current
         return Metrics(
@@ -211,6 +230,7 @@ class App:
             failure_kinds=[kind.value for kind in FailureKind],
             limits=LIMIT_NAMES,
             tiers=settings.tiers,
+            views=[view.value for view in View],
         )
 
     def _watch_state(self) -> None:

@@ -143,6 +143,16 @@ class Observer:
             metrics.error(report.status, report.error_type)
         self._call_log.write(_line(report, model, tier, outcome, first_byte_s))
 
+    def viewed(self, report: Report, view: str, now_s: float) -> None:
+        """A view has been answered: it is no call, and is counted apart."""
+        report.ended_s = now_s
+        self._metrics.viewed(view, report.status)
+        if report.error_type is not None:
+            self._metrics.error(report.status, report.error_type)
+        outcome = "viewed" if report.error_type is None else "refused"
+        tier = report.tier.id if report.tier is not None else NONE
+        self._call_log.write(_line(report, "", tier, outcome, None))
+
 
 def _line(report: Report, model: str, tier: str, outcome: str, first_byte_s: float | None) -> CallLine:
     principal = report.principal

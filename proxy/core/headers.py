@@ -47,6 +47,9 @@ _ENDS_HERE: Final = _HOP_BY_HOP | {
     b"x-real-ip",
     b"x-api-key",
     b"api-key",
+    # which page a browser calls from is ours to judge: some engines refuse what they do not know
+    b"origin",
+    b"referer",
 }
 _LOOKED_AT: Final = _ENDS_HERE | {b"tracestate"}
 _ANSWER_ENDS_HERE: Final = _HOP_BY_HOP | {
@@ -65,6 +68,7 @@ _ANSWER_ENDS_HERE: Final = _HOP_BY_HOP | {
     b"content-type",
     b"cache-control",
 }
+_OURS_TO_SAY: Final = (b"x-ratelimit-", b"access-control-")
 _TITLES: Final = {
     REQUESTS: "Requests",
     OUTPUT_TOKENS_HOUR: "Output-Tokens-Hour",
@@ -121,7 +125,7 @@ def answer_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     for line in headers:
         name = line[0]
         if name not in _ANSWER_ENDS_HERE:
-            if not name.startswith(b"x-ratelimit-"):
+            if not name.startswith(_OURS_TO_SAY):
                 kept.append(line)
         elif name == b"connection":
             hops = _connection_listed(headers)

@@ -228,8 +228,16 @@ def read_oldest(path: Path, reader: sqlite3.Connection, entries_max: int) -> lis
     return groups
 
 
-def read_pending(path: Path, account_id: str) -> list[Entry]:
+def read_pending(
+    path: Path, account_id: str, *, call_id: str | None = None, entries_max: int | None = None
+) -> list[Entry]:
     """Return the entries of an account in an outbox that another process may have open; nothing is changed.
+
+    Args:
+        path: the SQLite file.
+        account_id: whose.
+        call_id: of the one call that is looked for; None: of all.
+        entries_max: stop when there are more: the last group's are all returned; None: return all.
 
     Raises:
         OutboxError: the file cannot be read.
@@ -237,13 +245,26 @@ def read_pending(path: Path, account_id: str) -> list[Entry]:
     # Without a WAL there is nothing to recover, and an immutable opening leaves no files of our user behind.
     how = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
     with _reading(path), contextlib.closing(_connect(f"{path.absolute().as_uri()}?{how}")) as connection:
-        return _pending_of(connection, account_id)
+        return _pending_of(connection, account_id, call_id, entries_max)
 
 
-def _pending_of(connection: sqlite3.Connection, account_id: str) -> list[Entry]:
-    # instr spares decoding the groups in which the account does not occur at all.
-    rows = connection.execute("SELECT body FROM groups WHERE instr(body, ?) ORDER BY seq", (account_id.encode(),))
-    return [entry for (body,) in rows for entry in _decode_entries(body) if entry.account_id == account_id]
+def _pending_of(
+    connection: sqlite3.Connection, account_id: str, call_id: str | None = None, entries_max: int | None = None
+) -> list[Entry]:
+    # instr spares decoding the groups in which the account, or the call, does not occur at all.
+    wanted = (call_id or account_id).encode()
+    found: list[Entry] = []
+    rows = connection.execute("SELECT body FROM groups WHERE instr(body, ?) ORDER BY seq", (wanted,))
+    with contextlib.closing(rows):
+        for (body,) in rows:
+            found += [
+                entry
+                for entry in _decode_entries(body)
+                if entry.account_id == account_id and call_id in {None, entry.call_id}
+            ]
+            if entries_max is not None and len(found) > entries_max:
+                break
+    return found
 
 
 @contextlib.contextmanager

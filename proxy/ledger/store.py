@@ -6,7 +6,7 @@ told. What does not: accounts, keys and credit (accounts.py, directory.py), and 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -151,7 +151,7 @@ class Ledger:
             counts = await connection.execute(
                 select(calls_table.calls).where(calls_table.account_id == account_id, calls_table.month == month)
             )
-            missing = await self._missing(connection, waiting)
+            missing = await missing_entries(connection, self._statements, waiting)
         lines: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
         for usage_type, tariff_class, model, quantity, cost_pico in rollups:
             line = lines[model, tariff_class, usage_type]
@@ -162,7 +162,7 @@ class Ledger:
                 line = lines[entry.model, entry.tariff_class.value, charged.usage_type.value]
                 line[0] += charged.amount
                 line[1] += charged.cost_pico
-        return _month_usage(sum(count for (count,) in counts) + len(missing), lines)
+        return month_usage(sum(count for (count,) in counts) + len(missing), lines)
 
     async def seed(self, account_id: str, limits: Sequence[Limit]) -> Seed:
         """Return what a limiter must know that knows nothing of an account: a ``proxy.limiter.SeedLoader``.
@@ -182,7 +182,7 @@ class Ledger:
         spent: dict[tuple[str, str], int] = {}
         windows: dict[str, tuple[tuple[int, int], ...]] = {}
         async with self._database.read() as connection:
-            missing = await self._missing(connection, pending)
+            missing = await missing_entries(connection, self._statements, pending)
             for limit in limits:
                 if limit.kind is LimitKind.BUDGET:
                     cost_pico = await _spent_pico(connection, account_id, limit.period)
@@ -206,26 +206,33 @@ class Ledger:
             rows = await connection.execute(query.order_by(entries.c.call_id))
             return [entry_of(dict(row)) for row in rows.mappings()]
 
-    async def _missing(self, connection: AsyncConnection, pending: Collection[Entry]) -> list[Entry]:
-        """Return the entries that are not in the ledger's snapshot, each once."""
-        by_id: dict[EntryId, Entry] = {}
-        for entry in pending:
-            by_id.setdefault(entry_id(entry), entry)
-        ids = list(by_id)
-        for start in range(0, len(ids), _IDS_MAX):
-            found = await connection.execute(
-                self._statements.find_entries, {"rows": _json(ids[start : start + _IDS_MAX])}
-            )
-            for account_id, month, call_id in found:
-                del by_id[account_id, month, call_id]
-        return list(by_id.values())
+
+async def missing_entries(
+    connection: AsyncConnection, statements: Statements, pending: Collection[Entry]
+) -> list[Entry]:
+    """Return those of the entries that are not in the ledger's snapshot, each once."""
+    by_id: dict[EntryId, Entry] = {}
+    for entry in pending:
+        by_id.setdefault(entry_id(entry), entry)
+    ids = list(by_id)
+    for start in range(0, len(ids), _IDS_MAX):
+        found = await connection.execute(statements.find_entries, {"rows": _json(ids[start : start + _IDS_MAX])})
+        for account_id, month, call_id in found:
+            del by_id[account_id, month, call_id]
+    return list(by_id.values())
 
 
 def _json(rows: Iterable[Sequence[object]]) -> str:
     return _to_json(list(rows)).decode()
 
 
-def _month_usage(calls: int, lines: dict[tuple[str, str, str], list[int]]) -> MonthUsage:
+def month_usage(calls: int, lines: Mapping[tuple[str, str, str], Sequence[int]]) -> MonthUsage:
+    """Return a period's sums, in order.
+
+    Args:
+        calls: how many.
+        lines: quantity and pico-euros by model, class and type.
+    """
     order = {usage_type.value: place for place, usage_type in enumerate(UsageType)}
     classes = list(TariffClass)
     ordered = sorted(lines, key=lambda key: (key[0], classes.index(TariffClass(key[1])), order[key[2]]))

@@ -124,6 +124,12 @@ ERRORS: Final = Described(
     ("status", "type"),
     "Documented errors answered, by status and error type.",
 )
+VIEWS: Final = Described(
+    "tollgate_views_total",
+    Kind.COUNTER,
+    ("view", "status"),
+    "Views answered (models, a model, usage, a receipt), by status: no calls.",
+)
 UPSTREAM_FAILURES: Final = Described(
     "tollgate_upstream_failures_total",
     Kind.COUNTER,
@@ -153,7 +159,7 @@ WATCH_FAILURES: Final = Described(
 
 COUNTED: Final = (
     CALLS, IN_FLIGHT, DURATION, FIRST_TOKEN, OVERHEAD, CHARGED_CALLS, TOKENS, EUROS, AUDIO_MINUTES,
-    ESTIMATED_TOKENS, ESTIMATED_AUDIO_MINUTES, ACCOUNT_EUROS, REFUSALS, ERRORS, UPSTREAM_FAILURES, BUILD_INFO,
+    ESTIMATED_TOKENS, ESTIMATED_AUDIO_MINUTES, ACCOUNT_EUROS, REFUSALS, ERRORS, VIEWS, UPSTREAM_FAILURES, BUILD_INFO,
     LOOP_LAG, WATCH_FAILURES,
 )  # fmt: skip
 """What ``Metrics`` shows by itself."""

@@ -89,6 +89,7 @@ class Metrics:
         failure_kinds: the kinds of failure that are shown from zero on.
         limits: names of the limits, whose refusals are shown from zero on.
         tiers: tier ids, likewise.
+        views: names of the views, likewise.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Metrics:
         failure_kinds: Iterable[str] = (),
         limits: Iterable[str] = (),
         tiers: Iterable[str] = (),
+        views: Iterable[str] = (),
     ) -> None:
         self.registry: Final = CollectorRegistry()
         self.loop_lag: Final = LoopLag()
@@ -119,6 +121,7 @@ class Metrics:
         self._refusals: dict[families.Labels, int] = {}
         self._errors: dict[families.Labels, int] = {}
         self._failures: dict[families.Labels, int] = {}
+        self._views: dict[families.Labels, int] = {(view, "200"): 0 for view in views}
         self._accounts = AccountSums(accounts, accounts_top)
         self._watched = Watched()
         tiers, failure_kinds = tuple(tiers), tuple(failure_kinds)
@@ -203,6 +206,10 @@ class Metrics:
         """Count a documented error."""
         _count(self._errors, (_STATUSES.get(status, UNKNOWN), self._error_types.bound(type)))
 
+    def viewed(self, view: str, status: int) -> None:
+        """Count a view, by its name in code."""
+        _count(self._views, (view, _STATUSES.get(status, UNKNOWN)))
+
     def upstream_failed(self, upstream: str, kind: str) -> None:
         """Count an attempt that an upstream failed."""
         _count(self._failures, (self._upstreams.bound(upstream), self._failure_kinds.bound(kind)))
@@ -237,6 +244,7 @@ class Metrics:
         yield from families.values(catalogue.ACCOUNT_EUROS, accounts)
         yield from families.values(catalogue.REFUSALS, self._refusals.items())
         yield from families.values(catalogue.ERRORS, self._errors.items())
+        yield from families.values(catalogue.VIEWS, self._views.items())
         yield from families.values(catalogue.UPSTREAM_FAILURES, self._failures.items())
         yield from families.values(catalogue.BUILD_INFO, [((__version__, platform.python_version()), 1)])
         yield from families.values(catalogue.LOOP_LAG, [((), self.loop_lag.longest_s())])

@@ -40,6 +40,10 @@ class ClientPort(Protocol):
     def chunked(self) -> bool:
         """Whether the client understands chunked transfer coding (HTTP/1.1)."""
 
+    @property
+    def lines(self) -> bytes:
+        """Header lines that any answer to this request ends with."""
+
     def write(self, data: bytes) -> bool:
         """Send; False when the client is gone."""
 

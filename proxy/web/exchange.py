@@ -20,6 +20,7 @@ STEP_BYTES: Final = 8_388_608
 """Of a body that is taken in pieces, what a client has the time of a whole body for."""
 
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_NO_CONTENT: Final = 204
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE: Final = b"connection: close\r\n"
 _KEEP: Final = b"connection: keep-alive\r\n"
@@ -55,6 +56,11 @@ def whole_answer(status: int, content_type: bytes, connection: bytes, lines: byt
         lines,
         body,
     )
+
+
+def bare_answer(status: int, connection: bytes, lines: bytes) -> bytes:
+    """Return an answer whose status says that it has no body: then it has no type and no length (RFC 9110, 8.6)."""
+    return b"%b%b%b%b\r\n" % (_STATUS_LINES[status], connection, date.now(), lines)
 
 
 def last_answer(status: int, body: bytes) -> bytes:
@@ -102,6 +108,9 @@ class Exchange:
         noted: those of the headers that mean something to the server itself, the first of each name.
         keep_alive: whether the client would make another request on this connection.
         chunked: whether the client understands chunked transfer coding (HTTP/1.1).
+
+    Attributes:
+        lines: header lines that any answer to this request ends with, whoever makes it.
     """
 
     __slots__ = (
@@ -118,6 +127,7 @@ class Exchange:
         "complete",
         "headers",
         "keep_alive",
+        "lines",
         "method",
         "noted",
         "target",
@@ -141,6 +151,7 @@ class Exchange:
         self.noted = noted
         self.keep_alive = keep_alive
         self.chunked = chunked
+        self.lines = b""
         self.complete = False
         self.broken = False
         self.began = False  # the answer
@@ -279,13 +290,21 @@ class Exchange:
     # The answer
 
     def answer(self, status: int, content_type: bytes, lines: bytes, body: bytes) -> None:
-        """Write a whole answer; ``lines`` are header lines beyond type, length, connection and date."""
+        """Write a whole answer; ``lines`` are header lines beyond type, length, connection and date.
+
+        A 204 has no body, and no type.
+        """
         if self.began:
             self.abort()  # a second answer would be taken for a part of the first
             return
         keep = self.keep_alive = self.keep_alive and self.complete and not self._carrier.is_closing
         connection = (b"" if self.chunked else _KEEP) if keep else _CLOSE
-        data = whole_answer(status, content_type, connection, lines, body)
+        if self.lines:
+            lines += self.lines
+        if status == _NO_CONTENT:
+            data = bare_answer(status, connection, lines)
+        else:
+            data = whole_answer(status, content_type, connection, lines, body)
         self.answered_whole = True
         self.write(data if self.method != b"HEAD" else data[: len(data) - len(body)])
 

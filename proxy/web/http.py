@@ -41,6 +41,7 @@ _NOTED: Final = frozenset(
         b"content-encoding",
         b"content-length",
         b"expect",
+        b"origin",
         b"transfer-encoding",
         b"upgrade",
         b"x-request-id",

@@ -1,7 +1,7 @@
-"""The customers' listener: routes, and the calls behind them.
+"""The customers' listener: what is told of a request to whoever answers it.
 
-What belongs here: which request is a call, and what the gateway is told of it. What does not: what a call means
-(gateway.py), bytes and framing (http.py, exchange.py).
+What belongs here: what gateway and views are told, and answers that need neither. What does not: what a call means
+(gateway.py), which request is one (routes.py), bytes and framing (http.py, exchange.py).
 """
 
 import asyncio
@@ -10,17 +10,22 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from proxy.core.audio import DurationMeter
 from proxy.core.calls import Form
-from proxy.core.endpoints import ENDPOINTS, Endpoint
-from proxy.core.errors import ApiError, invalid_request, method_not_allowed, route_not_found
+from proxy.core.endpoints import Endpoint
+from proxy.core.errors import invalid_request, method_not_allowed, route_not_found
 from proxy.gateway import Gateway
 from proxy.settings.types import ProxySettings
 from proxy.telemetry.logs import log_failure
 from proxy.upstream.relay import ClientPort
+from proxy.views.contract import Asked
+from proxy.views.desk import Views
 from proxy.web.connections import Connections
+from proxy.web.cors import answer_lines, is_allowed, preflight_lines
 from proxy.web.exchange import Exchange, date
-from proxy.web.forms import COMPRESSED, FormReader, Unmeasured
+from proxy.web.forms import COMPRESSED, FormReader
 from proxy.web.http import Connection
+from proxy.web.routes import Route, find_route
 from proxy.web.spool import Spool
 
 BACKLOG: Final = 4096
@@ -33,12 +38,12 @@ CUT_S: Final = 1.0
 CLIENT_REQUEST_ID_CHARS_MAX: Final = 128
 SPOOL_FOLDER: Final = "spool"
 """Of the state folder."""
+NO_CONTENT: Final = 204
 _BEARER: Final = b"bearer "
 _STREAM_HEAD: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 )
 _WHOLE_HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
-_ROUTES: Final = {route.encode(): (endpoint.method.encode(), endpoint) for route, endpoint in ENDPOINTS.items()}
 
 
 def stream_head(port: ClientPort, lines: bytes, *, whole: bool = False, length: int | None = None) -> bytes:
@@ -55,7 +60,7 @@ def stream_head(port: ClientPort, lines: bytes, *, whole: bool = False, length: 
         framing += b"connection: close\r\n"
     elif length is None:
         framing = b"transfer-encoding: chunked\r\n"
-    return (_WHOLE_HEAD if whole else _STREAM_HEAD) + framing + date.now() + lines + b"\r\n"
+    return (_WHOLE_HEAD if whole else _STREAM_HEAD) + framing + date.now() + lines + port.lines + b"\r\n"
 
 
 class _Incoming:
@@ -72,15 +77,11 @@ class _Incoming:
         self._settings = settings
         self._spool = spool
         self._form: FormReader | None = None
-        name = exchange.noted.get(b"x-request-id")
-        self.client_request_id = None if name is None else name[:CLIENT_REQUEST_ID_CHARS_MAX].decode("utf-8", "replace")
+        self.client_request_id = _client_request_id(exchange)
 
     def token(self) -> str | None:
         """The bearer token, None when there is none."""
-        value = self.port.noted.get(b"authorization", b"")
-        if value[: len(_BEARER)].lower() != _BEARER:
-            return None
-        return value[len(_BEARER) :].strip().decode("latin-1")  # any bytes are text in it: a wrong key, not a failure
+        return _token(self.port)
 
     def raw_headers(self) -> Iterable[tuple[bytes, bytes]]:
         """The request's headers: names in lower case, values as they came."""
@@ -96,7 +97,7 @@ class _Incoming:
         if exchange.noted.get(b"content-encoding", b"identity").lower() != b"identity":
             raise invalid_request(COMPRESSED)
         content_type = next((value for name, value in exchange.headers if name == b"content-type"), b"")
-        reader = self._form = FormReader(content_type, self._spool, Unmeasured)
+        reader = self._form = FormReader(content_type, self._spool, DurationMeter)
         return await reader.read(exchange.pieces(settings.sizes.upload_bytes_max, settings.timeouts.client_body_s))
 
     def close(self) -> None:
@@ -105,14 +106,16 @@ class _Incoming:
             self._form.close()
 
 
-def _route(exchange: Exchange) -> Endpoint:
-    found = _ROUTES.get(exchange.target) or _ROUTES.get(exchange.path)
-    if found is None:
-        raise route_not_found()
-    method, endpoint = found
-    if exchange.method != method:
-        raise method_not_allowed()
-    return endpoint
+def _token(exchange: Exchange) -> str | None:
+    value = exchange.noted.get(b"authorization", b"")
+    if value[: len(_BEARER)].lower() != _BEARER:
+        return None
+    return value[len(_BEARER) :].strip().decode("latin-1")  # any bytes are text in it: a wrong key, not a failure
+
+
+def _client_request_id(exchange: Exchange) -> str | None:
+    name = exchange.noted.get(b"x-request-id")
+    return None if name is None else name[:CLIENT_REQUEST_ID_CHARS_MAX].decode("utf-8", "replace")
 
 
 class PublicListener:
@@ -120,6 +123,7 @@ class PublicListener:
 
     Args:
         gateway: serves calls.
+        views: answers what is no call.
         settings: returns the settings in force.
         clock: monotonic seconds.
 
@@ -127,8 +131,11 @@ class PublicListener:
         spool: where uploads wait for their upstream.
     """
 
-    def __init__(self, gateway: Gateway, settings: Callable[[], ProxySettings], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, gateway: Gateway, views: Views, settings: Callable[[], ProxySettings], clock: Callable[[], float]
+    ) -> None:
         self._gateway = gateway
+        self._views = views
         self._settings = settings
         self._clock = clock
         self._server: Connections | None = None
@@ -161,14 +168,36 @@ class PublicListener:
 
     async def _handle(self, exchange: Exchange) -> None:
         started_s = self._clock()
-        try:
-            endpoint = _route(exchange)
-        except ApiError as error:
+        settings = self._settings()
+        origin = exchange.noted.get(b"origin")
+        if origin is not None:
+            exchange.lines = answer_lines(settings.cors_origins, origin)
+        route = find_route(exchange)
+        if route is None:
+            error = route_not_found()
             exchange.answer(error.status, b"application/json", b"", error.body)
-            return
-        answer = await self._gateway.serve(_Incoming(exchange, endpoint, started_s, self._settings(), self.spool))
-        if answer is not None:
-            exchange.answer(answer.status, answer.content_type, answer.lines, answer.body)
+        elif exchange.method not in route.methods:
+            error = method_not_allowed()
+            exchange.answer(error.status, b"application/json", b"allow: %b\r\n" % route.allow, error.body)
+        elif exchange.method == b"OPTIONS":
+            self._say_options(exchange, route, settings)
+        elif route.endpoint is not None:
+            answer = await self._gateway.serve(_Incoming(exchange, route.endpoint, started_s, settings, self.spool))
+            if answer is not None:
+                exchange.answer(answer.status, answer.content_type, answer.lines, answer.body)
+        else:
+            assert route.view is not None
+            asked = Asked(route.view, route.name, _token(exchange), started_s, _client_request_id(exchange))
+            view = await self._views.serve(asked)
+            exchange.answer(view.status, view.content_type, view.lines, view.body)
+
+    def _say_options(self, exchange: Exchange, route: Route, settings: ProxySettings) -> None:
+        """Say what may be asked of a route; to a browser, that pages of an allowed origin may ask it (a preflight)."""
+        lines = b"allow: %b\r\n" % route.allow
+        origin = exchange.noted.get(b"origin")
+        if origin is not None and is_allowed(settings.cors_origins, origin):
+            lines += preflight_lines(exchange.headers, route.allow)
+        exchange.answer(NO_CONTENT, b"", lines, b"")
 
     def stop_accepting(self) -> None:
         """Close the listening socket and idle connections; others are closed once their call has been answered."""

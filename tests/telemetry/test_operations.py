@@ -37,6 +37,7 @@ def filled() -> Metrics:
         metrics.charged(CHAT, "m", "tier1", charge((usage_type, 1, 1)), TariffClass.STANDARD, "acme")
     metrics.refused("requests", "tier1")
     metrics.error(429, "rate_limit_error")
+    metrics.viewed("models", 200)
     metrics.upstream_failed("vllm-a", "timeout")
     for described in WATCHED:
         metrics.watch(described.name, "", lambda: 1, dict.fromkeys(described.labels, "x"))

@@ -1,0 +1,162 @@
+"""What an account has used and may still use (GET /v1/usage).
+
+What belongs here: the shape of the answer. What does not: counting (limiter/, ledger/reading.py). Amounts of money are
+exact decimal strings, instants are given in Unix seconds and in RFC 3339.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from proxy.core.accounts import Account
+from proxy.core.calendar import month_bounds_ms
+from proxy.core.catalogue import Tier
+from proxy.core.limits import Admission, Limit, LimitKind, LimitState
+from proxy.core.money import PICO_PER_NANO, euros_text
+from proxy.core.quotas import REQUESTS, UNLIMITED_NANO
+from proxy.ledger.store import MonthUsage
+from proxy.months import Month
+from proxy.views.instants import seconds_up, text_of_s
+from proxy.views.receipt import CURRENCY, ShownTier, unit_of
+
+
+class ShownLimit(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One limit: whole numbers of requests or tokens, or exact amounts of euros as text.
+
+    ``limit`` and ``remaining`` are null where there is none. A window has ``window_seconds``, a budget has ``period``.
+    """
+
+    name: str
+    unit: str
+    limit: int | str | None
+    used: int | str
+    held: int | str
+    remaining: int | str | None
+    reset: int
+    reset_at: str
+    window_seconds: int = 0
+    period: str = ""
+
+
+class ShownLine(msgspec.Struct, frozen=True):
+    """What was used of one type, with one model, in one price class."""
+
+    model: str
+    type: str
+    tariff_class: str
+    quantity: int
+    unit: str
+    amount: str
+
+
+class ShownPeriod(msgspec.Struct, frozen=True):
+    """A day or a month."""
+
+    period: str
+    starts: int
+    starts_at: str
+    ends: int
+    ends_at: str
+    calls: int
+    total: str
+    lines: tuple[ShownLine, ...]
+
+
+class ShownUsage(msgspec.Struct, frozen=True):
+    """Everything. ``as_of`` is when it was put together."""
+
+    object: str
+    as_of: int
+    as_of_at: str
+    account: str
+    tier: ShownTier
+    timezone: str
+    currency: str
+    degraded: bool
+    limits: tuple[ShownLimit, ...]
+    today: ShownPeriod
+    month: ShownPeriod
+
+
+def usage_shown(
+    account: Account,
+    tier: Tier,
+    month: Month,
+    limits: Sequence[Limit],
+    admission: Admission,
+    used: tuple[MonthUsage, MonthUsage],
+    now_ms: int,
+    *,
+    is_degraded: bool,
+) -> ShownUsage:
+    """Return the answer.
+
+    Args:
+        account: whose.
+        tier: that it holds.
+        month: its present month and day.
+        limits: its limits.
+        admission: their states, in the same order.
+        used: of the day, and of the month.
+        now_ms: Unix milliseconds.
+        is_degraded: whether the states are those of this process alone.
+    """
+    day_used, month_used = used
+    starts_ms, ends_ms = month_bounds_ms(month.name, account.timezone)
+    now_s = now_ms // 1000
+    return ShownUsage(
+        object="usage",
+        as_of=now_s,
+        as_of_at=text_of_s(now_s),
+        account=account.name,
+        tier=ShownTier(tier.id, tier.title),
+        timezone=account.timezone,
+        currency=CURRENCY,
+        degraded=is_degraded,
+        limits=tuple(_limit(limit, state) for limit, state in zip(limits, admission.states, strict=True)),
+        today=_period(month.day, month.day_starts_ms, month.day_ends_ms, day_used),
+        month=_period(month.name, starts_ms, ends_ms, month_used),
+    )
+
+
+def _limit(limit: Limit, state: LimitState) -> ShownLimit:
+    reset = seconds_up(state.reset_ms)
+    at = text_of_s(reset)
+    if limit.kind is LimitKind.WINDOW:
+        unit = "requests" if limit.name == REQUESTS else "tokens"
+        room = (state.capacity, state.used, state.held, state.remaining)
+        return ShownLimit(limit.name, unit, *room, reset, at, window_seconds=limit.window_s)
+    is_capped = limit.capacity != UNLIMITED_NANO
+    return ShownLimit(
+        limit.name,
+        CURRENCY,
+        _euros(state.capacity) if is_capped else None,
+        _euros(state.used),
+        _euros(state.held),
+        _euros(state.remaining) if is_capped else None,
+        reset,
+        at,
+        period=limit.period,
+    )
+
+
+def _euros(amount_nano: int) -> str:
+    return euros_text(amount_nano * PICO_PER_NANO)
+
+
+def _period(name: str, starts_ms: int, ends_ms: int, used: MonthUsage) -> ShownPeriod:
+    starts, ends = starts_ms // 1000, ends_ms // 1000
+    lines = tuple(
+        ShownLine(
+            line.model,
+            line.usage_type.value,
+            line.tariff_class.value,
+            line.quantity,
+            unit_of(line.usage_type)[0],
+            euros_text(line.cost_pico),
+        )
+        for line in used.lines
+    )
+    return ShownPeriod(
+        name, starts, text_of_s(starts), ends, text_of_s(ends), used.calls, euros_text(used.cost_pico), lines
+    )
