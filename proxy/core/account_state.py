@@ -8,7 +8,7 @@ waiting for it (limiter/). Comments refer by number to the rules of ``limits.py`
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 
-from proxy.core.limits import NEVER_MS, Admission, Limit, LimitKind, LimitState, Stamp
+from proxy.core.limits import NEVER_MS, Admission, Growth, Limit, LimitKind, LimitState, Stamp
 from proxy.core.windows import (
     AMOUNT_MAX,
     BUDGET_KEPT_MS,
@@ -186,6 +186,28 @@ class AccountState:
         hold.expires_ms = now_ms + self._hold_ttl_ms
         self._holds.move_to_end(call_id)
         return True
+
+    def grow(self, call_id: str, limits: Sequence[Limit], wants: Sequence[int], now_ms: int) -> Growth:
+        """Raise the holds to what is wanted and renew them, or do nothing (rule 9)."""
+        now_ms = self._advance(now_ms)
+        hold = self._holds.get(call_id)
+        if hold is None:
+            return Growth.GONE
+        steps: list[tuple[Key, Log, int, int]] = []
+        for limit, log, want in zip(limits, self._aged(limits, now_ms), wants, strict=True):
+            if limit.kind is LimitKind.WINDOW and limit.stamp is Stamp.ADMISSION:
+                continue
+            held, _ = hold.parts.get(key_of(limit), (want, 0))
+            if want > held:
+                if log.used + log.held + want - held > limit.capacity:
+                    return Growth.REFUSED
+                steps.append((key_of(limit), log, want, held))
+        for key, log, want, held in steps:
+            log.held += want - held
+            hold.parts[key] = (want, hold.parts[key][1])
+        hold.expires_ms = now_ms + self._hold_ttl_ms
+        self._holds.move_to_end(call_id)
+        return Growth.GRANTED
 
     def release(self, call_id: str, now_ms: int) -> bool:
         """Give the hold back; what was stamped at admission stays used (rule 2)."""

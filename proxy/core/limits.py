@@ -26,6 +26,9 @@ one
    that an account has seen.
 8. ``retry_after_ms`` of a refusal is the smallest wait after which the same call is admitted if nothing else happens
    (buckets age out, holds expire as in rule 6, a budget's period ends).
+9. A call in flight may ask for more with ``grow``: its holds are raised to what it wants, and renewed, if every limit
+   has room for the difference; else none is, and it leaves no trace. What a limit that was not asked for at admission
+   would have to hold is not asked for later.
 """
 
 from enum import StrEnum
@@ -45,6 +48,15 @@ class Stamp(StrEnum):
 
     ADMISSION = "admission"
     SETTLEMENT = "settlement"
+
+
+class Growth(StrEnum):
+    """What became of a call's wish for more."""
+
+    GRANTED = "granted"
+    REFUSED = "refused"
+    GONE = "gone"
+    """There is no hold to be raised: it has expired, or the store has lost it."""
 
 
 class Limit(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from proxy.core.limits import Admission, Limit
+from proxy.core.limits import Admission, Growth, Limit
 
 
 class Seed(msgspec.Struct, frozen=True):
@@ -63,6 +63,10 @@ class Limiter(Protocol):
 
     async def extend(self, account_id: str, call_id: str, limits: Sequence[Limit], known: Sequence[int]) -> bool:
         """Heartbeat: renew the hold's expiry and note the amounts known so far. False when the hold is gone."""
+        ...
+
+    async def grow(self, account_id: str, call_id: str, limits: Sequence[Limit], wants: Sequence[int]) -> Growth:
+        """Raise the holds of a call in flight to ``wants``, all of them or none (rule 9)."""
         ...
 
     async def release(self, account_id: str, call_id: str, limits: Sequence[Limit]) -> None:

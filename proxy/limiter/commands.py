@@ -13,7 +13,7 @@ from proxy.core.limits import Admission, Limit, LimitKind, LimitState, Stamp
 from proxy.core.windows import AMOUNT_MAX, Bucket
 from proxy.limiter import library
 
-VERBS = ("admit", "settle", "extend", "release", "peek")
+VERBS = ("admit", "settle", "extend", "grow", "release", "peek")
 CACHE_MAX = 65_536
 """How many accounts' keys, and how many plans, are remembered; beyond it the memory begins again."""
 
@@ -135,6 +135,10 @@ class Commands:
     def extend(self, account_id: str, call_id: str, plan: Plan, known: Sequence[int]) -> bytes:
         """Pack ``extend``."""
         return self._verb("extend", account_id, call_id, plan, self._ttl, known)
+
+    def grow(self, account_id: str, call_id: str, plan: Plan, wants: Sequence[int]) -> bytes:
+        """Pack ``grow``."""
+        return self._verb("grow", account_id, call_id, plan, self._ttl, wants)
 
     def release(self, account_id: str, call_id: str, plan: Plan) -> bytes:
         """Pack ``release``."""

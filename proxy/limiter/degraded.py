@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Sequence
 import msgspec
 
 from proxy.clock import unix_ms
-from proxy.core.limits import Admission, Limit, LimitKind, Stamp
+from proxy.core.limits import Admission, Growth, Limit, LimitKind, Stamp
 from proxy.limiter import LimiterUnavailableError, RecordingLimiter
 from proxy.limiter.memory import MemoryLimiter
 from proxy.limiter.seeding import LedgerUnavailableError
@@ -143,6 +143,17 @@ class DegradedLimiter:
             except LimiterUnavailableError as exc:
                 self._go_alone(exc)
         return True
+
+    async def grow(self, account_id: str, call_id: str, limits: Sequence[Limit], wants: Sequence[int]) -> Growth:
+        """See ``proxy.limiter.Limiter``. While the primary is away its calls get what they ask for, as they go on."""
+        if (account_id, call_id) in self._alone:
+            return await self._memory.grow(account_id, call_id, self._scale(tuple(limits)), wants)
+        if self._since_ms is None:
+            try:
+                return await self._primary.grow(account_id, call_id, limits, wants)
+            except LimiterUnavailableError as exc:
+                self._go_alone(exc)
+        return Growth.GRANTED
 
     async def peek(self, account_id: str, limits: Sequence[Limit]) -> Admission:
         """See ``proxy.limiter.Limiter``. From memory, the states are those of the share."""

@@ -838,6 +838,46 @@ local function extend(keys, args)
   return code
 end
 
+-- Raise the holds to what is wanted and renew them, if every limit has room for the difference; else do nothing.
+-- ARGV 4: life in ms; 5...: wanted amounts, one per limit of the plan.
+-- Answers 1 granted, 2 refused, or 0: the hold is gone, or -1: unknown account.
+local function grow(keys, args)
+  local plan = plan_of(args[3])
+  local account = account_open(keys, args, plan)
+  if not account then
+    return -1
+  end
+  local code = 0
+  if account.hold_bytes then
+    code = 1
+    logs_age(account, plan)
+    local hold = hold_read(account.hold_bytes)
+    local names = names_of(hold.names)
+    for index, field in ipairs(names) do
+      local want, held = told(plan, args, field), hold[1 + 2 * index]
+      if want and want > held then
+        local log = log_of(account, field)
+        if log_used(log) + log.held + want - held > plan.lines[plan.index[field]].capacity then
+          code = 2
+        end
+      end
+    end
+    if code == 1 then
+      for index, field in ipairs(names) do
+        local want, at = told(plan, args, field), 1 + 2 * index
+        if want and want > hold[at] then
+          log_hold(log_of(account, field), want - hold[at])
+          hold[at] = want
+        end
+      end
+      hold[1] = account.now + tonumber(args[4])
+      hold_put(account, hold)
+    end
+  end
+  account_save(account)
+  return code
+end
+
 -- Give the hold back; what was stamped at admission stays used.
 -- Answers 1, or 0: the hold is gone, or -1: unknown account.
 local function release(keys, args)
@@ -961,3 +1001,4 @@ register('attach', attach, {})
 register('settle', settle, { 'allow-oom' })
 register('release', release, { 'allow-oom' })
 register('extend', extend, { 'allow-oom' })
+register('grow', grow, { 'allow-oom' })

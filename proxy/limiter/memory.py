@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from proxy.core.account_state import AccountState, check_amounts
-from proxy.core.limits import Admission, Limit
+from proxy.core.limits import Admission, Growth, Limit
 from proxy.limiter import SeedLoader
 from proxy.limiter.seeding import Seeding, seed_buckets
 
@@ -67,6 +67,12 @@ class MemoryLimiter:
         check_amounts(known)
         state = self._accounts.get(account_id)
         return state is not None and state.extend(call_id, limits, known, self._clock_ms())
+
+    async def grow(self, account_id: str, call_id: str, limits: Sequence[Limit], wants: Sequence[int]) -> Growth:
+        """See ``proxy.limiter.Limiter``."""
+        check_amounts(wants)
+        state = self._known(account_id, limits)
+        return Growth.GONE if state is None else state.grow(call_id, limits, wants, self._clock_ms())
 
     async def release(self, account_id: str, call_id: str, limits: Sequence[Limit]) -> None:  # noqa: ARG002
         """See ``proxy.limiter.Limiter``."""

@@ -20,7 +20,7 @@ from collections.abc import Callable, Coroutine, Sequence
 import hiredis
 
 from proxy.core.account_state import check_amounts
-from proxy.core.limits import Admission, Limit, LimitKind
+from proxy.core.limits import Admission, Growth, Limit, LimitKind
 from proxy.limiter import LimiterUnavailableError, SeedLoader, library
 from proxy.limiter.commands import Commands, Plan, pack
 from proxy.limiter.debts import Debt, Debts
@@ -42,6 +42,7 @@ SEED_ROUNDS_MAX = 4
 PING_LIMITS = (Limit("ping", LimitKind.WINDOW, 1, window_s=1, bucket_s=1),)
 RECORDED = -1  # in place of an epoch: a call that was admitted elsewhere
 
+_GROWTHS = {1: Growth.GRANTED, 2: Growth.REFUSED}
 _RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
 
 Command = Callable[[], bytes]
@@ -180,6 +181,13 @@ class RedisLimiter:
         plan = self._commands.plan(limits)
         answer: int = await self._ask(lambda: self._commands.extend(account_id, call_id, plan, known))
         return answer == 1
+
+    async def grow(self, account_id: str, call_id: str, limits: Sequence[Limit], wants: Sequence[int]) -> Growth:
+        """See ``proxy.limiter.Limiter``."""
+        check_amounts(wants)
+        plan = self._commands.plan(limits)
+        answer: int = await self._ask(lambda: self._commands.grow(account_id, call_id, plan, wants))
+        return _GROWTHS.get(answer, Growth.GONE)
 
     async def release(self, account_id: str, call_id: str, limits: Sequence[Limit]) -> None:
         """See ``proxy.limiter.Limiter``."""

@@ -35,7 +35,21 @@ class Step(NamedTuple):
     which: int
 
 
-VERBS = ("admit", "admit", "admit", "admit", "settle", "settle", "extend", "extend", "release", "peek", "record")
+VERBS = (
+    "admit",
+    "admit",
+    "admit",
+    "admit",
+    "settle",
+    "settle",
+    "extend",
+    "extend",
+    "release",
+    "peek",
+    "record",
+    "grow",
+    "grow",
+)
 PAUSES_MS = (0, 0, 1, 250, 999, 1000, 1001, 2000, 3000, 4000, 9000, 25_000, -700)
 
 steps = st.lists(

@@ -1,10 +1,10 @@
-"""The contract that every limiter keeps: the eight rules of proxy/core/limits.py, one after the other."""
+"""The contract that every limiter keeps: the nine rules of proxy/core/limits.py, one after the other."""
 
 import asyncio
 
 import pytest
 
-from proxy.core.limits import NEVER_MS, Limit
+from proxy.core.limits import NEVER_MS, Growth, Limit
 from proxy.limiter import LimiterUnavailableError, RecordingLimiter, Seed
 from tests.limiter.conftest import Make
 from tests.limiter.support import START_MS, Clock, budget, requests, window
@@ -578,3 +578,71 @@ async def test_a_caller_that_leaves_does_not_end_the_seeding_for_the_others(make
     leaving.cancel()
     go_on.set()
     assert (await staying).states[0].used == 30
+
+
+# --- rule 9: more for a call in flight ------------------------------------------------------------------------------
+
+
+async def test_a_call_gets_more_while_there_is_room_and_holds_it(limiter: RecordingLimiter, account: str) -> None:
+    await limiter.admit(account, "a", (TOKENS,), (30,))
+    assert await limiter.grow(account, "a", (TOKENS,), (70,)) is Growth.GRANTED
+    assert await used_and_held(limiter, account, TOKENS) == (0, 70)
+    assert not (await limiter.admit(account, "b", (TOKENS,), (31,))).admitted
+    assert await limiter.grow(account, "a", (TOKENS,), (100,)) is Growth.GRANTED
+    assert await limiter.grow(account, "a", (TOKENS,), (101,)) is Growth.REFUSED
+    assert await used_and_held(limiter, account, TOKENS) == (0, 100)
+
+
+async def test_a_wish_that_one_limit_cannot_grant_raises_none(limiter: RecordingLimiter, account: str) -> None:
+    limits = (TOKENS, budget(1000))
+    await limiter.admit(account, "a", limits, (30, 500))
+    assert await limiter.grow(account, "a", limits, (40, 1001)) is Growth.REFUSED
+    assert await used_and_held(limiter, account, TOKENS) == (0, 30)
+    assert await limiter.grow(account, "a", limits, (40, 1000)) is Growth.GRANTED
+    assert await used_and_held(limiter, account, TOKENS) == (0, 40)
+
+
+async def test_wanting_no_more_than_is_held_takes_nothing_and_renews(
+    limiter: RecordingLimiter, account: str, clock: Clock
+) -> None:
+    await limiter.admit(account, "a", (TOKENS,), (30,))
+    clock.pass_s(59)
+    assert await limiter.grow(account, "a", (TOKENS,), (10,)) is Growth.GRANTED
+    clock.pass_s(59)
+    assert await used_and_held(limiter, account, TOKENS) == (0, 30)
+
+
+async def test_a_refused_wish_renews_nothing(limiter: RecordingLimiter, account: str, clock: Clock) -> None:
+    await limiter.admit(account, "a", (TOKENS,), (30,))
+    clock.pass_s(59)
+    assert await limiter.grow(account, "a", (TOKENS,), (101,)) is Growth.REFUSED
+    clock.pass_s(1)
+    assert await used_and_held(limiter, account, TOKENS) == (0, 0)
+
+
+async def test_a_call_that_is_gone_gets_no_more(limiter: RecordingLimiter, account: str, clock: Clock) -> None:
+    assert await limiter.grow(account, "never", (TOKENS,), (10,)) is Growth.GONE
+    await limiter.admit(account, "a", (TOKENS,), (30,))
+    clock.pass_s(60)
+    assert await limiter.grow(account, "a", (TOKENS,), (40,)) is Growth.GONE
+    assert await used_and_held(limiter, account, TOKENS) == (0, 0)
+
+
+async def test_what_is_stamped_at_admission_does_not_grow(limiter: RecordingLimiter, account: str) -> None:
+    calls = requests(1)
+    await limiter.admit(account, "a", (TOKENS, calls), (30, 1))
+    assert await limiter.grow(account, "a", (TOKENS, calls), (50, 5)) is Growth.GRANTED
+    assert await used_and_held(limiter, account, calls) == (1, 0)
+
+
+async def test_growth_makes_room_of_what_has_aged_out(limiter: RecordingLimiter, account: str, clock: Clock) -> None:
+    await limiter.admit(account, "old", (TOKENS,), (60,))
+    await limiter.settle(account, "old", (TOKENS,), (60,))
+    await limiter.admit(account, "a", (TOKENS,), (40,))
+    clock.pass_s(59)
+    assert await limiter.grow(account, "a", (TOKENS,), (50,)) is Growth.REFUSED
+    clock.now_ms = START_MS + 59_999
+    assert await limiter.grow(account, "a", (TOKENS,), (41,)) is Growth.REFUSED
+    await limiter.extend(account, "a", (TOKENS,), (1,))
+    clock.now_ms = START_MS + 60_000
+    assert await limiter.grow(account, "a", (TOKENS,), (100,)) is Growth.GRANTED
