@@ -237,6 +237,10 @@ def test_a_name_is_only_a_name_at_the_top() -> None:
     members.feed(b'{"a":{"usage":1},"b":[{"usage":2}],"c":"usage","usage":3}')
     assert members.found == {b"usage": b"3"}
     assert members.is_whole
+    for body in (b'{\\"usage":1}', b'["usage":1]', b'{"usage"}', b'usage":1}', b'{"a":1}"usage":1'):
+        members = Members(Names((b"usage",)))
+        members.feed(body)
+        assert members.found == {}
 
 
 def test_a_large_chat_answer_is_read_the_same_way() -> None:
