@@ -56,6 +56,11 @@ class Server:
         """Return the end of what it printed."""
         return (WORK / f"{self.name}.log").read_text(errors="replace")[-2000:]
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def cpu_seconds(self) -> float:
         """Return the processor time that it and its workers have used (``/proc/PID/stat``: utime, stime)."""
         return sum(_own_cpu_seconds(pid) for pid in _with_children(self._process.pid))
@@ -143,6 +148,13 @@ def start_upstream() -> Server:
     return Server("upstream", [str(WORK / "upstream"), str(port)], port, OTHER_CORE)
 
 
+def start_giant(answer_bytes: int) -> Server:
+    """Start the upstream of large bodies."""
+    port = free_port()
+    words = [sys.executable, "bench/giant.py", "--port", str(port), "--answer-bytes", str(answer_bytes)]
+    return Server("giant", words, port, OTHER_CORE)
+
+
 def start_redis() -> Server:
     """Start a Redis that keeps nothing on disk."""
     port = free_port()
@@ -157,12 +169,12 @@ def start_baseline(upstream: Server, name: str = "baseline") -> Server:
     return Server(name, words, port, PROXY_CORE)
 
 
-def start_tollgate(upstream: Server, redis: Server | None) -> tuple[Server, str]:
+def start_tollgate(upstream: Server, redis: Server | None, name: str = "tollgate") -> tuple[Server, str]:
     """Start Tollgate with everything on, and an account whose requests window never fills; return a key too.
 
     ``redis`` None keeps the limits in memory.
     """
-    config, state = WORK / "config", WORK / "state"
+    config, state = WORK / f"{name}-config", WORK / f"{name}-state"
     for folder in (config, state):
         shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "config", config)
@@ -183,7 +195,7 @@ def start_tollgate(upstream: Server, redis: Server | None) -> tuple[Server, str]
     program = str(Path(sys.executable).with_name("tollgate"))
     _run([program, "accounts", "create", "bench", "--tier", "monthly", "--config", str(config)], env)
     created = _run([program, "keys", "create", "bench", "--json", "--config", str(config)], env)
-    server = Server("tollgate", [program, "serve", "--config", str(config)], port, PROXY_CORE, env)
+    server = Server(name, [program, "serve", "--config", str(config)], port, PROXY_CORE, env)
     return server, json.loads(created)["key"]
 
 

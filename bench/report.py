@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 
+from bench.memory import MemoryResult
 from bench.processes import PINNED, ROOT
 from bench.scenarios import Result
 
@@ -55,9 +56,10 @@ def rows(result: Result) -> list[tuple[str, ...]]:
     ]
 
 
-def markdown(results: list[Result]) -> str:
+def markdown(results: list[Result], memory: list[MemoryResult]) -> str:
     """Return the table as Markdown, aligned for reading in a terminal too."""
     table = [_COLUMNS, *(row for result in results for row in rows(result))]
+    table += [row for result in memory for row in result.rows()]
     widths = [max(len(row[column]) for row in table) for column in range(len(_COLUMNS))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in table
@@ -66,7 +68,7 @@ def markdown(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-def as_json(results: list[Result]) -> str:
+def as_json(results: list[Result], memory: list[MemoryResult]) -> str:
     """Return everything that was measured."""
     body = {
         "date": _today(),
@@ -82,16 +84,17 @@ def as_json(results: list[Result]) -> str:
             }
             for result in results
         ],
+        "memory": [result.as_dict() for result in memory],
     }
     return json.dumps(body, indent=1)
 
 
-def write_docs(results: list[Result], rounds: int, seconds: float) -> None:
+def write_docs(results: list[Result], memory: list[MemoryResult], rounds: int, seconds: float) -> None:
     """Replace the measured section of docs/performance.md."""
     text = _DOCS.read_text()
     section = (
         f"{_BEGIN}\n{_today()}, `python -m bench.run {' '.join(sys.argv[1:])}`: medians of {rounds} rounds"
-        f" of {seconds:g} s, baseline and Tollgate in turn.\n{machine()}.\n\n{markdown(results)}\n{_END}"
+        f" of {seconds:g} s, baseline and Tollgate in turn.\n{machine()}.\n\n{markdown(results, memory)}\n{_END}"
     )
     before, _, rest = text.partition(_BEGIN)
     _, found, after = rest.partition(_END)

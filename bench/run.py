@@ -9,11 +9,13 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from bench.memory import BODY_BYTES, MemoryResult, measure_memory
 from bench.processes import (
     Server,
     compile_tools,
     running,
     start_baseline,
+    start_giant,
     start_redis,
     start_tollgate,
     start_upstream,
@@ -21,13 +23,16 @@ from bench.processes import (
 from bench.report import as_json, machine, markdown, write_docs
 from bench.scenarios import SCENARIOS, Result, Scenario, measure
 
+MEMORY = "memory"
+"""Stands for all loads of bench/memory.py."""
+
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement, after a warm-up")
     parser.add_argument("--quick", action="store_true", help="two rounds of 1.5 s: a look, not a measurement")
-    parser.add_argument("--only", choices=[scenario.name for scenario in SCENARIOS], help="one load")
+    parser.add_argument("--only", choices=[*(scenario.name for scenario in SCENARIOS), MEMORY], help="one load")
     parser.add_argument("--json", type=Path, help="write everything that was measured to this file")
     parser.add_argument("--write-docs", action="store_true", help="update docs/performance.md")
     parser.add_argument("--no-redis", action="store_true", help="limits in memory: what Redis costs is the difference")
@@ -51,10 +56,9 @@ def _measure_in_turn(
     return result
 
 
-def main() -> int:
-    """Run, report, judge."""
-    arguments = _arguments()
-    compile_tools()
+def _measure_loads(arguments: argparse.Namespace) -> list[Result]:
+    if arguments.only == MEMORY:
+        return []
     with ExitStack() as stack:
         upstream = stack.enter_context(running(start_upstream()))
         baseline = stack.enter_context(running(start_baseline(upstream)))
@@ -64,17 +68,35 @@ def main() -> int:
             redis = None if arguments.no_redis else stack.enter_context(running(start_redis()))
             server, key = start_tollgate(upstream, redis)
             tollgate = stack.enter_context(running(server))
-        results = [
+        return [
             _measure_in_turn(scenario, baseline, tollgate, key, arguments)
             for scenario in SCENARIOS
             if arguments.only in (None, scenario.name)
         ]
-    print(f"\n{machine()}\n\n{markdown(results)}\n")
+
+
+def _measure_memory(arguments: argparse.Namespace) -> list[MemoryResult]:
+    """A proxy and an upstream of their own: what others have left in the memory is none of a large body's."""
+    if arguments.self_test or arguments.only not in (None, MEMORY):
+        return []
+    print(f"{MEMORY}: {arguments.rounds} rounds", file=sys.stderr, flush=True)
+    with ExitStack() as stack:
+        giant = stack.enter_context(running(start_giant(BODY_BYTES)))
+        server, key = start_tollgate(giant, None, "tollgate-memory")
+        return measure_memory(stack.enter_context(running(server)), key, arguments.rounds)
+
+
+def main() -> int:
+    """Run, report, judge."""
+    arguments = _arguments()
+    compile_tools()
+    results, memory = _measure_loads(arguments), _measure_memory(arguments)
+    print(f"\n{machine()}\n\n{markdown(results, memory)}\n")
     if arguments.json:
-        arguments.json.write_text(as_json(results))
+        arguments.json.write_text(as_json(results, memory))
     if arguments.write_docs:
-        write_docs(results, arguments.rounds, arguments.seconds)
-    problems = [problem for result in results if (problem := result.problem())]
+        write_docs(results, memory, arguments.rounds, arguments.seconds)
+    problems = [problem for result in (*results, *memory) if (problem := result.problem())]
     for problem in problems:
         print(f"not good enough: {problem}")
     return 1 if problems else 0

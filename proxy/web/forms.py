@@ -59,17 +59,6 @@ class Meter(Protocol):
         """Return how long it plays, after the last piece; None: it cannot be read as audio."""
 
 
-class Unmeasured:
-    """Measures nothing."""
-
-    def feed(self, piece: bytes | memoryview) -> None:
-        """Take the next bytes."""
-
-    def duration_ms(self) -> int | None:
-        """Return None."""
-        return None
-
-
 class _Part:
     """A part that is being read: its value, or its file."""
 
