@@ -114,23 +114,24 @@ class Outcome:
         self.seconds = time.monotonic() - began
 
 
-def outcomes(service, keys: dict[str, str], calls: int) -> dict[str, Outcome]:
-    """Run all clients at the same time."""
-    with ThreadPoolExecutor(len(keys)) as threads:
-        running = {name: threads.submit(Outcome, service, name, key, calls) for name, key in keys.items()}
+def outcomes(service, keys: list[str], calls: int) -> dict[str, Outcome]:
+    """Run all clients at the same time, each with its key."""
+    with ThreadPoolExecutor(len(CLIENTS)) as threads:
+        pairs = zip(CLIENTS, keys, strict=True)
+        running = {name: threads.submit(Outcome, service, name, key, calls) for name, key in pairs}
         return {name: future.result() for name, future in running.items()}
 
 
 @pytest.fixture(scope="module")
 def hurried(service):
     """What became of two calls on each other's heels, where one may be made in two seconds."""
-    return outcomes(service, {name: service.new_key("bursts") for name in CLIENTS}, calls=2)
+    return outcomes(service, service.new_keys("bursts", len(CLIENTS)), calls=2)
 
 
 @pytest.fixture(scope="module")
 def penniless(service):
     """What became of a call at the end of a month's money."""
-    return outcomes(service, {name: service.spent_key() for name in CLIENTS}, calls=1)
+    return outcomes(service, service.spent_keys(len(CLIENTS)), calls=1)
 
 
 @pytest.mark.parametrize("client", RETRYING)
@@ -178,7 +179,8 @@ def test_a_refusal_tells_how_long_to_wait(service):
 
 def test_a_spent_month_offers_no_wait_to_sleep(service):
     body = {"model": MODEL, "messages": HELLO, "max_tokens": 400}
-    answer = service.post("chat/completions", body, service.spent_key())
+    (key,) = service.spent_keys(1)
+    answer = service.post("chat/completions", body, key)
     assert answer.status_code == 429
     assert answer.headers["X-RateLimit-Bound"] == "budget_month"
     assert answer.headers["x-should-retry"] == "false"

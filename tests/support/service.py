@@ -76,25 +76,33 @@ class Service:
         self._background = background
         self._numbers = count(1)
         self._names: dict[str, str] = {}
-        self.key = self.new_key("wide", "customer")
+        self.key = self.new_key("wide")
 
-    def new_key(self, tier: str, name: str = "") -> str:
+    def new_keys(self, tier: str, count: int) -> list[str]:
+        """Create accounts of a tier, wait until the proxy knows them, and return a key of each."""
+        names = [f"{tier}-{next(self._numbers)}" for _ in range(count)]
+        keys: list[str] = self._background.run(self._create(names, tier))
+        self._names |= dict(zip(keys, names, strict=True))
+
+        def are_known() -> bool:
+            """The proxy knows the new keys."""
+            return self.post("chat/completions", {}, keys[-1]).status_code == 400  # no call, but no stranger's either
+
+        eventually(are_known)
+        return keys
+
+    def new_key(self, tier: str) -> str:
         """Create an account of a tier, wait until the proxy knows it, and return its key."""
-        name = name or f"{tier}-{next(self._numbers)}"
-        token = self._background.run(self._create(name, tier))
-        self._names[token] = name
+        return self.new_keys(tier, 1)[0]
 
-        def is_known() -> bool:
-            return self.post("chat/completions", {}, token).status_code == 400  # no call, but no stranger either
-
-        eventually(is_known)
-        return token
-
-    async def _create(self, name: str, tier: str) -> str:
+    async def _create(self, names: list[str], tier: str) -> list[str]:
         database = Database.open(f"sqlite:///{self.tollgate.state / 'ledger.db'}")
         try:
-            await Accounts(database).create(name, tier)
-            return (await Keys(database).create(name)).token
+            keys = []
+            for name in names:
+                await Accounts(database).create(name, tier)
+                keys.append((await Keys(database).create(name)).token)
+            return keys
         finally:
             await database.close()
 
@@ -106,13 +114,14 @@ class Service:
         assert self.post("chat/completions", call, key).status_code == 200
         return key
 
-    def spent_key(self) -> str:
-        """Return the key of an account whose month is all but spent: not four hundred tokens remain."""
-        key = self.new_key("poor")
+    def spent_keys(self, count: int) -> list[str]:
+        """Return keys of accounts whose month is all but spent: not four hundred tokens remain."""
+        keys = self.new_keys("poor", count)
         said = {"role": "user", "content": "SIM:tokens=900"}
         call = {"model": "gpt-oss:120b", "messages": [said], "max_tokens": 900}
-        assert self.post("chat/completions", call, key).status_code == 200
-        return key
+        for key in keys:
+            assert self.post("chat/completions", call, key).status_code == 200
+        return keys
 
     def post(self, route: str, body: Any, key: str | None = None) -> requests.Response:
         """Call without any client's cleverness."""
@@ -122,15 +131,16 @@ class Service:
     def answered(self, key: str, *statuses: int) -> bool:
         """Whether the calls with a key so far were answered so, in this order, and no other call has come."""
         name = self._names[key]
-        (probe, *found) = [line["status"] for line in self.tollgate.lines() if line.get("account") == name] or [400]
-        assert probe == 400, "the first is that of new_key"
+        ended = [line["status"] for line in self.tollgate.lines() if line.get("account") == name]
+        found = [status for status in ended if status != 400]  # which is how new_keys asks whether a key is known
         assert len(found) <= len(statuses), f"answered with {found}, not {list(statuses)}"
         return found == list(statuses)
 
-    def usage(self, name: str = "customer") -> dict[str, Any]:
-        """Return what the ledger says of an account, once everything is in it."""
-        eventually(lambda: self.tollgate.metrics().total("tollgate_outbox_entries") == 0)
-        return self.tollgate.usage(name)
+    def usage(self, key: str) -> dict[str, Any]:
+        """Return what a customer is told of the present month: calls, total, and a quantity for each type of usage."""
+        month = requests.get(f"{self.base_url}/usage", headers={"Authorization": f"Bearer {key}"}, timeout=30).json()
+        quantities = {line["type"]: line["quantity"] for line in month["month"]["lines"]}
+        return {"calls": month["month"]["calls"], "total": month["month"]["total"], **quantities}
 
 
 @contextlib.contextmanager
