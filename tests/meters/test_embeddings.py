@@ -195,6 +195,8 @@ def test_an_error_member_that_says_nothing_is_no_error(error: str) -> None:
         b'{"data":[{"embedding":[0.1]}]}x',
         b'{"data":[{"embedding":[0.1}]}]',
         b'{"data":[{"embedding":"ab}',
+        b'{"data":[{]]}',
+        b'{"data":[]}"}',
         b'{"data":[]} "us',
         b'{"data":[]}\\',
         b"",
@@ -237,7 +239,10 @@ def test_a_name_is_only_a_name_at_the_top() -> None:
     members.feed(b'{"a":{"usage":1},"b":[{"usage":2}],"c":"usage","usage":3}')
     assert members.found == {b"usage": b"3"}
     assert members.is_whole
-    for body in (b'{\\"usage":1}', b'["usage":1]', b'{"usage"}', b'usage":1}', b'{"a":1}"usage":1'):
+    for body in (
+        b'{"a\\"usage":1}', b'{\\"usage":1}', b'{"x"usage":1}', b'["usage":1]', b'{"usage"}', b'usage":1}',
+        b'{"a":1}"usage":1',
+    ):  # fmt: skip
         members = Members(Names((b"usage",)))
         members.feed(body)
         assert members.found == {}
