@@ -184,6 +184,13 @@ def test_a_text_that_looks_inlined_is_a_text():
         assert text_bytes(body) == len(body)
 
 
+def test_no_number_of_images_holds_the_process_up():
+    """More than a thousand, which no engine takes, are left as they are from there on."""
+    body = json.dumps(chat(*[short()] * 2000)).encode()
+    made = json.loads(with_standard_images(body))
+    assert made["messages"][0]["content"] == [standard()] * 1000 + [short()] * 1000
+
+
 def test_ten_megabytes_of_image_are_a_matter_of_milliseconds():
     """A bound far above what it takes (see docs/metering.md), and far below what walking through the bytes would."""
     data = base64.b64encode(random.Random(1).randbytes(7_500_000)).decode()

@@ -8,10 +8,11 @@ Nothing here parses a body: it is known to be valid JSON, and is searched. A pla
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 from proxy.core import estimate
-from proxy.core.patching import AFTER_KEY, has_escaped_letter, replace_spans, string_end, strings
+from proxy.core.patching import elements, has_escaped_letter, members, replace_spans, string_end
 
 SHORT: Final = b'"image"'
 """What says that a part is an image in the short form: its type, and the key of its address."""
@@ -21,12 +22,8 @@ STANDARD: Final = b'"image_url"'
 _MEDIA: Final = re.compile(rb'"(?:input_)?(?:image|audio|video)')
 _ATTACHED: Final = re.compile(rb'"(?:image_url|audio_url|video_url|input_audio)"(?=\s*+:)')
 _INLINED: Final = re.compile(rb'"data(?::|"\s*+:\s*+")')
-_MEMBER_DEPTH: Final = 1
-_MESSAGE_DEPTH: Final = 3
-_PART_DEPTH: Final = 5
-
-_Member = tuple[int, int, int]
-"""A member of a part: start and end of its key, start of its value."""
+_TYPE: Final = b'"type"'
+_PARTS_MAX: Final = 1000
 
 
 def has_media(body: bytes) -> bool:
@@ -39,59 +36,57 @@ def with_standard_images(body: bytes) -> bytes:
 
     ``{"type": "image", "image": "data:…"}`` becomes ``{"type": "image_url", "image_url": {"url": "data:…"}}`` (API
     documentation, section Multimodal Requests): engines know no other. An object (``{"url": …}``) as the image stays
-    an object. Only the parts of messages are looked at, and a part is left alone that has an ``image_url`` already,
-    whose image is neither a text nor an object, or that spells these words with escapes.
+    an object. Only the parts of messages are looked at, the first thousand that may be images, and a part is left alone
+    that has an ``image_url`` already, whose image is neither a text nor an object, or that spells these words with
+    escapes.
+
+    Raises:
+        ApiError: 400 when an object has more members than anybody means.
     """
     if SHORT not in body:
         return body
-    return replace_spans(body, [edit for part in _parts(body) for edit in _standard(body, part)])
+    parts = islice(_parts(body), _PARTS_MAX)
+    return replace_spans(body, [edit for part in parts for edit in _standard(body, part)])
 
 
-def _parts(body: bytes) -> Iterator[list[_Member]]:
-    """Yield the members of every part (an object in the ``content`` of one of the ``messages``) that has any."""
-    part: list[_Member] = []
-    in_messages = in_content = False
-    for start, end, depth, lowest in strings(body):
-        if lowest < _PART_DEPTH and part:
-            yield part
-            part = []
-        if depth > _PART_DEPTH or (depth == _PART_DEPTH and not (in_messages and in_content)):
-            continue
-        colon = AFTER_KEY.match(body, end)
-        if colon is None:
-            continue
-        if depth == _PART_DEPTH:
-            part.append((start, end, colon.end()))
-        elif depth == _MESSAGE_DEPTH:
-            in_content = body[start:end] == b'"content"' and body.startswith(b"[", colon.end())
-        elif depth == _MEMBER_DEPTH:
-            in_messages = body[start:end] == b'"messages"'
-    if part:
-        yield part
+def _parts(body: bytes) -> Iterator[int]:
+    """Yield where each part begins that holds the word: an object in the ``content`` of one of the ``messages``."""
+    for messages in _arrays(body, 0, b'"messages"'):
+        for message in islice(_objects_with_word(body, *messages), _PARTS_MAX):
+            for content in _arrays(body, message, b'"content"'):
+                yield from _objects_with_word(body, *content)
 
 
-def _standard(body: bytes, part: list[_Member]) -> list[tuple[int, int, bytes]]:
-    """Return what is to be replaced in a part."""
+def _arrays(body: bytes, start: int, name: bytes) -> Iterator[tuple[int, int]]:
+    """Yield start and end of the arrays that an object has by a name."""
+    for first, after, value, end in members(body, start):
+        if body[first:after] == name and body.startswith(b"[", value):
+            yield value, end
+
+
+def _objects_with_word(body: bytes, start: int, end: int) -> Iterator[int]:
+    """Yield where the objects of an array begin that hold the word."""
+    for first, after in elements(body, start, end):
+        if body.startswith(b"{", first) and body.find(SHORT, first, after) >= 0:
+            yield first
+
+
+def _standard(body: bytes, part: int) -> list[tuple[int, int, bytes]]:
+    """Return what is to be replaced in a part; nothing, if it is not in the short form."""
     edits: list[tuple[int, int, bytes]] = []
-    has_type = has_image = False
-    for start, end, value in part:
-        key = body[start:end]
-        if key == b'"type"':
-            if not body.startswith(SHORT, value):
-                return []
-            has_type = True
-            edits.append((value, value + len(SHORT), STANDARD))
-        elif key == SHORT:
-            has_image = True
-            edits.append((start, end, STANDARD))
-            if body.startswith(b'"', value):
-                after = string_end(body, value)
-                edits += [(value, value, b'{"url":'), (after, after, b"}")]
-            elif not body.startswith(b"{", value):
-                return []
-        elif key == STANDARD:
+    keys = set()
+    for first, after, value, end in members(body, part):
+        key = body[first:after]
+        keys.add(key)
+        if key == _TYPE and body[value:end] == SHORT:
+            edits.append((value, end, STANDARD))
+        elif key == SHORT and body.startswith(b'"', value):
+            edits += [(first, after, STANDARD), (value, value, b'{"url":'), (end, end, b"}")]
+        elif key == SHORT and body.startswith(b"{", value):
+            edits.append((first, after, STANDARD))
+        elif key in (_TYPE, SHORT, STANDARD):
             return []
-    return edits if has_type and has_image else []
+    return edits if {_TYPE, SHORT} <= keys else []
 
 
 def text_bytes(body: bytes) -> int:
