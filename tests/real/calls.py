@@ -11,7 +11,7 @@ from random import Random
 
 from openai import APIError, AsyncOpenAI
 from openai.types import CompletionUsage
-from script import MARK, generated
+from script import MARK, generated, opening
 
 MODEL = "scripted"
 LIMIT_HEADERS = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
@@ -38,6 +38,7 @@ class Kind:
         stream: Whether the answer is streamed.
         usage: Whether the client asks to see the usage; without a stream it always does.
         choices: The `n` of the call.
+        prompts: How many texts a call completes; 0: it is a chat.
         more: Further parameters, drawn for each call.
         weight: How often it comes, beside the others.
     """
@@ -47,13 +48,23 @@ class Kind:
     stream: bool = False
     usage: bool = True
     choices: int = 1
+    prompts: int = 0
     more: Callable[[Random], dict] = lambda _: {}
     weight: int = 1
 
+    @property
+    def answers(self) -> int:
+        """How many choices come back."""
+        return self.choices * max(self.prompts, 1)
+
     def body(self, random: Random) -> dict:
         """The parameters of one call."""
-        prompt = "".join(random.choices("etaoin shrdlu, émi. ", k=random.randint(3, 240)))
-        body = {"model": MODEL, "messages": [{"role": "user", "content": f"{prompt} {self.word}"}]}
+        body: dict = {"model": MODEL}
+        if self.prompts:
+            texts = [f"{draw_text(random)}{opening(self.word)}" for _ in range(self.prompts)]
+            body["prompt"] = texts[0] if self.prompts == 1 else texts
+        else:
+            body["messages"] = [{"role": "user", "content": f"{draw_text(random)} {self.word}"}]
         if self.stream:
             body["stream"] = True
             if self.usage:
@@ -61,6 +72,11 @@ class Kind:
         if self.choices > 1:
             body["n"] = self.choices
         return body | self.more(random)
+
+
+def draw_text(random: Random) -> str:
+    """A text that no other call has."""
+    return "".join(random.choices("etaoin shrdlu, émi. ", k=random.randint(3, 240)))
 
 
 def tokens(low: int, high: int, **more: object) -> Callable[[Random], dict]:
@@ -139,9 +155,25 @@ SEVERAL_CHOICES = (
     Kind("choices-long-stream", "LONG", stream=True, usage=False, choices=2, more=tokens(5, 80)),
     Kind("choices-rand-stream-usage", "RAND", stream=True, choices=3, more=fixed(temperature=1.0)),
 )
+COMPLETED = (
+    Kind("text", prompts=1, more=fixed(max_tokens=40), weight=2),
+    Kind("text-stream", prompts=1, stream=True, usage=False, more=fixed(max_tokens=40), weight=2),
+    Kind("text-stream-usage", prompts=1, stream=True, more=fixed(max_tokens=40)),
+    Kind("text-long", "LONG", prompts=1, more=tokens(5, 120)),
+    Kind("text-long-stream", "LONG", prompts=1, stream=True, usage=False, more=tokens(5, 120), weight=2),
+    Kind("text-rand-stream", "RAND", prompts=1, stream=True, usage=False, more=fixed(temperature=1.0, max_tokens=300)),
+    Kind("texts", prompts=3, more=fixed(max_tokens=40)),
+    Kind("texts-long-stream", "LONG", prompts=2, stream=True, usage=False, more=tokens(5, 60)),
+    Kind("texts-long-stream-usage", "LONG", prompts=4, stream=True, more=tokens(5, 60)),
+)
+TEXT_CHOICES = (
+    Kind("text-choices", "RAND", prompts=1, choices=2, more=fixed(temperature=1.0, max_tokens=300)),
+    Kind("texts-choices-stream", "LONG", prompts=2, choices=2, stream=True, usage=False, more=tokens(5, 60)),
+)
 LEFT = (
     Kind("left-stream", "LONG", stream=True, usage=False, more=fixed(max_tokens=2000), weight=3),
     Kind("left-stream-usage", "LONG", stream=True, more=fixed(max_tokens=2000), weight=2),
+    Kind("left-text", "LONG", prompts=1, stream=True, usage=False, more=fixed(max_tokens=2000)),
     Kind("left-choices", "LONG", stream=True, usage=False, choices=2, more=fixed(max_tokens=1000)),
 )
 LEFT_ALONE = Kind("left-alone", "LONG", stream=True, usage=False, more=fixed(max_tokens=2000))
@@ -199,7 +231,8 @@ async def call(
     outcome = Outcome(kind, body.get("max_tokens") or body.get("max_completion_tokens") or 1024)
     try:
         async with asyncio.timeout(CALL_S):
-            raw = await client.chat.completions.with_raw_response.create(**body)
+            resource = client.completions if kind.prompts else client.chat.completions
+            raw = await resource.with_raw_response.create(**body)
             if headers:
                 outcome.faults += [f"no {name} header" for name in LIMIT_HEADERS if name not in raw.headers]
             if not kind.stream:
@@ -217,13 +250,19 @@ async def call(
     return outcome
 
 
+def said(choice, part: str) -> tuple[str | None, ...]:
+    """What a choice says: of a text itself, of a chat its reasoning and its content."""
+    inner = getattr(choice, part, None)
+    return (choice.text,) if inner is None else (getattr(inner, "reasoning", None), inner.content)
+
+
 def take_whole(outcome: Outcome, completion) -> None:
     """Look at an answer that came in one piece."""
     outcome.usage = completion.usage
     for choice in completion.choices:
-        outcome.say(choice.index, getattr(choice.message, "reasoning", None), choice.message.content)
+        outcome.say(choice.index, *said(choice, "message"))
         outcome.finishes[choice.index] = choice.finish_reason
-        outcome.logprobs += len(choice.logprobs.content or ()) if choice.logprobs else 0
+        outcome.logprobs += len(getattr(choice.logprobs, "content", None) or ())
 
 
 def take_chunk(outcome: Outcome, chunk) -> None:
@@ -233,8 +272,8 @@ def take_chunk(outcome: Outcome, chunk) -> None:
         outcome.usage = chunk.usage
         outcome.usage_chunks += 1
     for choice in chunk.choices:
-        outcome.say(choice.index, getattr(choice.delta, "reasoning", None), choice.delta.content)
-        outcome.logprobs += len(choice.logprobs.content or ()) if choice.logprobs else 0
+        outcome.say(choice.index, *said(choice, "delta"))
+        outcome.logprobs += len(getattr(choice.logprobs, "content", None) or ())
         if choice.finish_reason:
             outcome.finishes[choice.index] = choice.finish_reason
 
@@ -256,7 +295,7 @@ def complaints(outcome: Outcome, body: dict) -> list[str]:
     continuous = "continuous_usage_stats" in body.get("stream_options", {})
     bare, finishes, scripted = outcome.bare_chunks, list(outcome.finishes.values()), outcome.scripted
     checks = {
-        f"{len(finishes)} choices ended": len(finishes) == kind.choices,
+        f"{len(finishes)} choices ended": len(finishes) == kind.answers,
         f"ended for {finishes}": kind.word != "TOOL" or finishes == ["tool_calls"],
         f"usage is {usage}": (usage is not None) == kind.usage,
         f"{bare} chunks without choices": bare == int(kind.stream and kind.usage),

@@ -22,8 +22,20 @@ from pathlib import Path
 from random import Random
 
 import httpx
-from calls import FINISHED, LEFT, LEFT_ALONE, LEFT_WAITING, SEVERAL_CHOICES, Kind, Outcome, call
+from calls import (
+    COMPLETED,
+    FINISHED,
+    LEFT,
+    LEFT_ALONE,
+    LEFT_WAITING,
+    SEVERAL_CHOICES,
+    TEXT_CHOICES,
+    Kind,
+    Outcome,
+    call,
+)
 from openai import AsyncOpenAI
+from other_phases import OtherPhase, run_others, table
 from processes import PROJECT, ROOT, CampaignError, Engine, Gateway, Ledger, running_engine, running_gateway
 from report import (
     SEEN_TO_GENERATED,
@@ -174,18 +186,20 @@ class Campaign:
 
     async def through(self, options: argparse.Namespace) -> tuple[list[Phase], list[Check]]:
         """Everything, through the gateway."""
-        await self.books.open([*FINISHED, *SEVERAL_CHOICES, *LEFT, LEFT_ALONE, LEFT_WAITING])
+        several_kinds = [*SEVERAL_CHOICES, *TEXT_CHOICES]
+        await self.books.open([*FINISHED, *COMPLETED, *several_kinds, *LEFT, LEFT_ALONE, LEFT_WAITING])
         finish = await self.phase("finish", self.plan(FINISHED, options.calls))
-        several = await self.phase("have several choices", self.plan(SEVERAL_CHOICES, options.calls // 10))
+        texts = await self.phase("complete texts", self.plan(COMPLETED, options.calls // 5))
+        several = await self.phase("have several choices", self.plan(several_kinds, options.calls // 10))
         left = await self.phase("are left in mid-stream", self.plan(LEFT, options.left), leave=True)
         alone, one_by_one = await self.left_alone("are left in mid-stream, one by one", options.left // 4)
         waiting = await self.left_waiting("are left without a stream")
         checks = [
-            *(*finished_checks(finish), *finished_checks(several)),
+            *(*finished_checks(finish), *finished_checks(texts), *finished_checks(several)),
             *(*left_checks(left), *left_checks(alone), *one_by_one),
             *waiting_checks(waiting),
         ]
-        phases = [finish, several, left, alone, waiting]
+        phases = [finish, texts, several, left, alone, waiting]
         return phases, [*checks, *(check for phase in phases for check in price_checks(phase))]
 
 
@@ -197,7 +211,7 @@ def final_checks(phases: list[Phase], gateway: Gateway) -> Iterable[Check]:
             yield Check(phase.title, f"{name}, {row.ledger} and after the stop {last}", holds=last == row.ledger)
 
 
-def run(options: argparse.Namespace) -> tuple[list[Phase], list[Check]]:
+def run(options: argparse.Namespace) -> tuple[list[Phase], list[OtherPhase], list[Check]]:
     """Start what is needed, run the phases, stop everything."""
     logs = ROOT / "logs"
     with ExitStack() as outer:
@@ -205,16 +219,19 @@ def run(options: argparse.Namespace) -> tuple[list[Phase], list[Check]]:
         with ExitStack() as servers:
             engine = servers.enter_context(running_engine(logs))
             if options.direct:
-                return asyncio.run(Campaign(engine, Direct(engine), options).direct(options))
+                phases, checks = asyncio.run(Campaign(engine, Direct(engine), options).direct(options))
+                return phases, [], checks
             gateway = servers.enter_context(running_gateway(engine, folder, logs))
             phases, checks = asyncio.run(Campaign(engine, Through(gateway), options).through(options))
-        return phases, [*checks, *final_checks(phases, gateway)]
+        checks += final_checks(phases, gateway)
+        others, more = run_others(folder, logs, max(options.calls // 15, 1), Random(options.seed))
+        return phases, others, [*checks, *more]
 
 
-def show(phases: list[Phase], checks: list[Check], options: argparse.Namespace) -> bool:
+def show(phases: list[Phase], others: list[OtherPhase], checks: list[Check], options: argparse.Namespace) -> bool:
     """Print the tables and what failed; whether everything held."""
     failed = [check for check in checks if not check.holds]
-    tables = f"{summary_table(phases, checks)}\n\n{kinds_table(phases)}"
+    tables = "\n\n".join([summary_table(phases, checks), table(others, checks), kinds_table(phases)])
     print(tables, end="\n\n")
     for check in failed[:60]:
         print(f"MISMATCH  calls that {check.phase}: {check.statement}")
@@ -253,11 +270,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the children are ended too
     options = parse(sys.argv[1:])
     try:
-        phases, checks = run(options)
+        phases, others, checks = run(options)
     except CampaignError as exc:
         print(f"the campaign broke off: {exc}", file=sys.stderr)
         return 1
-    return 0 if show(phases, checks, options) else 1
+    return 0 if show(phases, others, checks, options) else 1
 
 
 if __name__ == "__main__":

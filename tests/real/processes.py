@@ -23,6 +23,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 ROOT = Path(os.environ.get("REAL_ROOT") or PROJECT / ".real").resolve()
 TOLLGATE = PROJECT / ".venv/bin/tollgate"
 MODEL = "scripted"
+POOLING = ("--runner", "pooling")
 
 ENGINE_START_S = 300.0
 GATEWAY_START_S = 60.0
@@ -130,8 +131,8 @@ class Engine:
             sums[name] = sums.get(name, 0.0) + float(value)
         return Counters(
             prompt=int(sums["vllm:prompt_tokens_total"]),
-            generated=int(sums["vllm:generation_tokens_total"]),
-            cached=int(sums["vllm:prefix_cache_hits_total"]),
+            generated=int(sums.get("vllm:generation_tokens_total", 0)),
+            cached=int(sums.get("vllm:prefix_cache_hits_total", 0)),
             running=int(sums["vllm:num_requests_running"] + sums["vllm:num_requests_waiting"]),
         )
 
@@ -155,19 +156,24 @@ class Engine:
             await asyncio.sleep(0.05)
 
 
+SCRIPTED = (
+    *("--max-model-len", "4096"),
+    # Cached prompt tokens are in its usage only when asked for.
+    "--enable-prompt-tokens-details",
+    *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
+    # This parser takes every answer for reasoning unless thinking is off: calls that think switch it on.
+    *("--reasoning-parser", "qwen3", "--default-chat-template-kwargs", '{"enable_thinking": false}'),
+)
+
+
 @contextmanager
-def running_engine(logs: Path):
-    """A vLLM that serves the scripted model."""
-    port, log = free_port(), logs / "engine.log"
+def running_engine(logs: Path, model: str = MODEL, options: tuple[str, ...] = SCRIPTED):
+    """A vLLM that serves one of the models."""
+    port, log = free_port(), logs / f"engine-{model}.log"
     command = [
-        *("nice", "-n", "10", str(ROOT / "venv/bin/vllm"), "serve", str(ROOT / "models" / MODEL)),
-        *("--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)),
-        *("--dtype", "float32", "--enforce-eager", "--max-model-len", "4096"),
-        # Cached prompt tokens are in its usage only when asked for.
-        "--enable-prompt-tokens-details",
-        *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
-        # This parser takes every answer for reasoning unless thinking is off: calls that think switch it on.
-        *("--reasoning-parser", "qwen3", "--default-chat-template-kwargs", '{"enable_thinking": false}'),
+        *("nice", "-n", "10", str(ROOT / "venv/bin/vllm"), "serve", str(ROOT / "models" / model)),
+        *("--served-model-name", model, "--host", "127.0.0.1", "--port", str(port)),
+        *("--dtype", "float32", "--enforce-eager", *options),
     ]
     environment = {
         **os.environ,
@@ -196,6 +202,8 @@ class Ledger:
     output: int
     reasoning: int
     cost_eur: str
+    rerank: int = 0
+    audio_minutes: int = 0
 
     @property
     def prompt(self) -> int:
@@ -239,7 +247,7 @@ class Gateway:
     def ledger(self, account: str) -> Ledger:
         """The account's month so far."""
         month = json.loads(self.command("usage", "--account", account, "--json"))
-        sums = dict.fromkeys(("input", "cached_input", "output", "reasoning"), 0)
+        sums = dict.fromkeys(("input", "cached_input", "output", "reasoning", "rerank", "audio_minutes"), 0)
         for line in month["usage"]:
             sums[line["type"]] += int(line["quantity"])
         return Ledger(calls=month["calls"], cost_eur=month["cost_eur"], **sums)
@@ -265,7 +273,7 @@ def write_config(folder: Path) -> Path:
 @contextmanager
 def running_gateway(engine: Engine, folder: Path, logs: Path):
     """A Tollgate in front of the engine, with its own config, state and ports under the folder."""
-    port, admin_port, log = free_port(), free_port(), logs / "tollgate.log"
+    port, admin_port, log = free_port(), free_port(), logs / f"tollgate-{folder.name}.log"
     config = write_config(folder)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TOLLGATE_")}
     environment = {

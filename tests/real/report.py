@@ -67,7 +67,7 @@ class Phase:
     @property
     def asked(self) -> int:
         """The most that the engine could have generated."""
-        return sum(outcome.tokens_max * row.kind.choices for row in self.rows for outcome in row.outcomes)
+        return sum(outcome.tokens_max * row.kind.answers for row in self.rows for outcome in row.outcomes)
 
 
 @dataclass(frozen=True, slots=True)
