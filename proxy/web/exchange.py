@@ -232,6 +232,8 @@ class Exchange:
             raise body_too_large(bytes_max)
         if self.broken:
             raise invalid_request("The request body is broken")
+        if self._size > UNASKED_BYTES_MAX:
+            self._carrier.go_on_reading()  # a client that is held cannot be seen to leave
         whole = self._first if self._more is None else bytes(self._more)
         self.drop()
         coding = self.noted.get(b"content-encoding")
@@ -258,6 +260,7 @@ class Exchange:
                 await self._more_to_come(started_s + timeout_s * (1 + total // STEP_BYTES) - now())
             piece = self._first if self._more is None else bytes(self._more)
             if not piece:
+                self._carrier.go_on_reading()  # a client that is held cannot be seen to leave
                 break
             self._first, self._more, self._size = b"", None, 0
             total += len(piece)

@@ -429,6 +429,21 @@ async def test_the_client_is_paused_while_its_upload_is_written(desk):
     await no_spooled_open()
 
 
+async def test_a_client_is_watched_again_once_its_upload_has_come(desk):
+    handler = Uploading(desk)
+    handler.may_go_on.clear()
+    wire = Wire(handler)
+    raw = plain(upload(400_000))
+    await wire.send(raw[:65_536])
+    wire.feed(raw[65_536:])
+    assert not wire.transport.reading
+    handler.may_go_on.set()
+    while not wire.transport.written:
+        await asyncio.sleep(0.001)
+    assert wire.transport.reading
+    await no_spooled_open()
+
+
 async def test_the_next_call_on_the_connection_is_served_after_an_upload(desk):
     wire = Wire(Uploading(desk))
     raw = plain(upload(5000))

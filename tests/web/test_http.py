@@ -366,6 +366,18 @@ async def test_a_body_that_does_not_come_is_a_408():
     assert statuses(wire.transport.written) == [408]
 
 
+async def test_a_client_whose_body_came_before_it_was_asked_for_is_watched_again():
+    wire = Wire()
+    body = b"x" * 290_000
+    raw = post(body)
+    wire.feed(raw[:200_000])
+    wire.feed(raw[200_000:])  # in the same turn of the loop: the call has not begun yet
+    assert not wire.transport.reading
+    await wire.settle()
+    assert wire.transport.reading
+    assert len(wire.seen[0][2]) == len(body)
+
+
 async def test_a_body_that_nobody_has_asked_for_stops_coming():
     ask = asyncio.Event()
 
