@@ -1,11 +1,10 @@
 """``tollgate demo``: a running proxy with nothing to prepare, for the first five minutes.
 
-What belongs here: a demo account and key on first start, the simulated cluster when no upstream is named, and what is
-printed. What does not: serving (proxy.app).
+What belongs here: a demo account and key on first start, and the simulated cluster when no upstream is named. What does
+not: serving (proxy.app) and what is printed (greeting.py).
 """
 
 import contextlib
-import json
 import os
 import shlex
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.console import Console
 
 from proxy.app import App
 from proxy.app import serve as serve_one
+from proxy.cli.greeting import Greeting, write_sound
 from proxy.cli.ledger_session import config_option
 from proxy.cli.serve import load_holder, run
 from proxy.clock import unix_ms
@@ -34,8 +34,8 @@ from proxy.telemetry.logs import configure
 
 ACCOUNT: Final = "demo"
 TIER: Final = "tier1"
-MODEL: Final = "gpt-oss:120b"
 KEY_FILE: Final = "demo-key.json"
+SOUND_FILE: Final = "demo.wav"
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -102,26 +102,27 @@ async def _is_valid(database: Database, token: str) -> bool:
 
 
 def _greet(app: App, holder: SettingsHolder, token: str, upstream: str, config_dir: Path) -> None:
-    """Print everything that a newcomer needs: a call to paste, and how to see what it cost."""
+    """Print everything that a newcomer needs."""
     proxy = holder.current.proxy
     host = proxy.listen.rpartition(":")[0]
-    model = MODEL if MODEL in holder.current.models else next(iter(holder.current.models))
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Bonjour !"}], "max_tokens": 100})
     where = f"--config {shlex.quote(str(config_dir))} " if str(config_dir) != "config" else ""
     prefix = "".join(
         f"{name}={shlex.quote(os.environ[name])} "
         for name in ("TOLLGATE_STATE_DIR", "TOLLGATE_DATABASE_URL")
         if os.environ.get(name)
     )
+    greeting = Greeting(
+        url=f"http://{host}:{app.port}",
+        token=token,
+        models=holder.current.models,
+        sound=locate(proxy).state_dir / SOUND_FILE,
+        usage_command=f"{prefix}.venv/bin/tollgate usage {where}--account {ACCOUNT}",
+    )
+    write_sound(greeting.sound)
     say = Console(highlight=False, soft_wrap=True).print
-    say(f"\n[bold]Tollgate[/bold] listens on http://{host}:{app.port}, in front of {upstream}.", markup=True)
+    say(f"\n[bold]Tollgate[/bold] listens on {greeting.url}, in front of {upstream}.", markup=True)
     say(f"Limits: {'Redis' if proxy.redis_url else 'in memory'}; ledger: "
         f"{'PostgreSQL' if proxy.database_url else 'SQLite in ' + proxy.state_dir}; "
         f"metrics: http://{proxy.admin_listen}/metrics", markup=False)  # fmt: skip
-    say("\nPaste this into another terminal:\n", markup=False)
-    say(f"curl -si http://{host}:{app.port}/v1/chat/completions \\", markup=False)
-    say(f"  -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' \\", markup=False)
-    say(f"  -d '{body}'\n", markup=False)
-    say("and then see what it cost, in euros:\n", markup=False)
-    say(f"{prefix}.venv/bin/tollgate usage {where}--account {ACCOUNT}\n", markup=False)
-    say("Ctrl+C ends it; what was used stays in the ledger.\n", markup=False)
+    for line in greeting.lines():
+        say(line, markup=False)
