@@ -152,7 +152,13 @@ def _rerank(route: str) -> Endpoint:
 RERANK_V1: Final = _rerank("/v1/rerank")
 RERANK_V2: Final = _rerank("/v2/rerank")
 
-ENDPOINTS: Final[Mapping[str, Endpoint]] = MappingProxyType(
-    {endpoint.route: endpoint for endpoint in (CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK_V1, RERANK_V2)}
+_ROWS: Final = (
+    CHAT_COMPLETIONS,
+    COMPLETIONS,
+    EMBEDDINGS,
+    RERANK_V1,
+    RERANK_V2,
 )
+
+ENDPOINTS: Final[Mapping[str, Endpoint]] = MappingProxyType({endpoint.route: endpoint for endpoint in _ROWS})
 """Everything that is served, by route."""
