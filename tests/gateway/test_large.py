@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import aiohttp
 import pytest
+import uvloop
 
 from proxy.core.calls import Form, PreparedCall, Sent
 from proxy.core.calls.checking import find_model
@@ -23,6 +24,9 @@ from proxy.web import routes as routing
 from proxy.web.routes import Route
 from tests.support.descriptors import no_spooled_open, spooled_open
 from tests.support.stack import running, write_config
+
+LOOPS = {"uvloop": uvloop.new_event_loop}
+"""Run on the loop that serves customers: it tells of back-pressure, and of who leaves, in its own way."""
 
 MEBIBYTE = 1 << 20
 FLAT = 12 * MEBIBYTE
