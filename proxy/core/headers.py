@@ -67,6 +67,7 @@ _ANSWER_ENDS_HERE: Final = _HOP_BY_HOP | {
     b"strict-transport-security",
     b"content-type",
     b"cache-control",
+    b"vary",  # neither origin nor codings that a client takes reach an upstream
 }
 _OURS_TO_SAY: Final = (b"x-ratelimit-", b"access-control-")
 _TITLES: Final = {

@@ -53,7 +53,7 @@ class Receipt(msgspec.Struct, frozen=True):
     model: str
     tier: ShownTier
     key_id: str
-    tariff_class: str
+    tariff_class: str = msgspec.field(name="class")
     streamed: bool
     outcome: str
     disconnected: bool

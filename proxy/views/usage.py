@@ -43,7 +43,7 @@ class ShownLine(msgspec.Struct, frozen=True):
 
     model: str
     type: str
-    tariff_class: str
+    tariff_class: str = msgspec.field(name="class")
     quantity: int
     unit: str
     amount: str
