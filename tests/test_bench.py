@@ -1,8 +1,12 @@
-"""The bench's own tools: they compile without a warning, and the client counts nothing that is not whole."""
+"""The bench's own tools: they compile without a warning, and nothing counts that is not whole."""
 
 import asyncio
 import json
+import os
+import socket
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from bench import memory
+from bench.memory import CEILING_MB, LOADS, MEBIBYTE, MemoryResult, Peak
 from bench.scenarios import SCENARIOS, Result
 from tests.support.services import free_port, stop, wait_for_port
 
@@ -118,3 +124,77 @@ def test_a_floor_is_held_by_the_median_of_the_rounds(
     scenario: int, baseline: list[Any], tollgate: list[Any], problem: str | None
 ) -> None:
     assert Result(SCENARIOS[scenario], baseline, tollgate).problem() == problem
+
+
+# Large bodies
+
+
+@pytest.fixture
+def giant(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setattr(memory, "BODY_BYTES", 2 * MEBIBYTE)
+    port = free_port()
+    words = [sys.executable, LOAD.parent / "giant.py", "--port", str(port), "--answer-bytes", str(3 * MEBIBYTE)]
+    process = subprocess.Popen(words)
+    try:
+        wait_for_port(port, process)
+        yield port
+    finally:
+        stop(process)
+
+
+def test_the_large_loads_and_their_upstream_understand_each_other(giant: int) -> None:
+    upload, answer, _ = LOADS
+    assert 0 < upload.run(giant, "key") < 1000
+    assert 2.5 * MEBIBYTE < answer.run(giant, "key") <= 3 * MEBIBYTE
+
+
+def test_a_large_answer_is_what_an_engine_would_say(giant: int) -> None:
+    with memory._asked(giant, "key", "/v1/embeddings", "Connection: close\r\n", 0) as sock:
+        sock.shutdown(socket.SHUT_WR)
+        raw = b"".join(iter(lambda: sock.recv(65_536), b""))
+    answer = json.loads(raw.partition(b"\r\n\r\n")[2])
+    assert answer["usage"] == {"prompt_tokens": 2, "total_tokens": 2}
+    assert len(answer["data"]) > 1000
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"HTTP/1.1 503 No\r\ncontent-length: 2\r\n\r\n{}", "not an answer"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}", "ended after 2"),
+    ],
+)
+def test_a_large_answer_counts_only_when_it_is_whole(answer: bytes, says: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with server.accept()[0] as sock:
+                sock.recv(65_536)
+                sock.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(SystemExit, match=says):
+            LOADS[1].run(server.getsockname()[1], "key")
+        thread.join()
+
+
+def test_a_peak_is_seen_although_the_memory_was_given_back() -> None:
+    peak = Peak(os.getpid())
+    assert peak.grown_mb() < 8
+    taken = bytearray(64 * MEBIBYTE)
+    del taken
+    assert peak.grown_mb() > 55
+
+
+@pytest.mark.parametrize(
+    ("grown_mb", "problem"),
+    [
+        ([1.0, CEILING_MB - 0.1], None),
+        ([1.0, CEILING_MB], "memory-upload: 8.0 MB of memory is not under 8 MB"),
+    ],
+)
+def test_a_ceiling_is_held_by_the_worst_round(grown_mb: list[float], problem: str | None) -> None:
+    result = MemoryResult(LOADS[0], grown_mb, [0.5] * len(grown_mb))
+    assert result.problem() == problem
+    assert result.rows()[0][3] == f"+{max(grown_mb):,.1f}"
