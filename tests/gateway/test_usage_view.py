@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from decimal import Decimal
 
+import httpx
 import pytest
 from msgspec.structs import replace
 from uuid_utils import uuid7
@@ -19,8 +20,9 @@ from proxy.simulator import Options
 from proxy.views import desk
 from proxy.views.pace import ACCOUNTS_KEPT_MAX, BURST, PER_S, Pace
 from tests.gateway.test_refusals import LIMITED, UNAVAILABLE
+from tests.support.process import Tollgate, eventually, serving, simulator
 from tests.support.services import free_port, redis_server
-from tests.support.stack import Stack, chat, running, write_config
+from tests.support.stack import ROUTE, Stack, chat, running, write_config
 
 NOT_FOUND = {
     "error": {
@@ -273,6 +275,28 @@ async def test_what_another_worker_of_this_machine_has_just_settled_shows_too(em
     assert (await view(embedded, "/v1/usage"))[1]["month"]["calls"] == 2
     assert (await view(embedded, f"/v1/usage/calls/{theirs.call_id}"))[0] == 200
     await other_worker.close()
+
+
+def test_every_worker_shows_what_another_has_settled_a_moment_ago(tmp_path, redis_url):
+    environ = {"TOLLGATE_REDIS_URL": redis_url}
+    with simulator(tmp_path) as cluster:
+        tollgate = Tollgate(tmp_path / "two", cluster, environ=environ, arguments=("--workers", "2"))
+        with serving(tollgate):
+            auth = {"Authorization": f"Bearer {tollgate.create_account('acme', 'tier1')}"}
+
+            def get(path):  # over a connection of its own: either worker may answer
+                return httpx.get(tollgate.url + path, headers=auth, timeout=30)
+
+            def is_known():
+                return {get("/v1/models").status_code for _ in range(8)} == {200}
+
+            eventually(is_known)
+            for calls in range(1, 16):
+                answer = httpx.post(tollgate.url + ROUTE, json=chat(max_tokens=1), headers=auth, timeout=30)
+                receipt = get(f"/v1/usage/calls/{answer.headers['x-request-id']}")
+                assert (receipt.status_code, receipt.json()["id"]) == (200, answer.headers["x-request-id"])
+                assert get("/v1/usage").json()["month"]["calls"] == calls
+            assert tollgate.metrics().total("tollgate_views_total") >= 30
 
 
 # Stores that are away
