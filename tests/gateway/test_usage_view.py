@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from pathlib import Path
 
 import httpx
 import pytest
@@ -422,3 +424,25 @@ def test_the_pace_of_many_accounts_takes_bounded_memory():
         now[0] += 0.001
         assert pace.take(f"acc_{number}") == 0
         assert len(pace._spent) <= ACCOUNTS_KEPT_MAX
+
+
+# What the documentation says of it
+
+
+def shape(value):
+    """The names and kinds of everything in a document; of a list, of all that is in it."""
+    if isinstance(value, dict):
+        return {name: shape(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return sorted({json.dumps(shape(inner), sort_keys=True) for inner in value})
+    return type(value).__name__
+
+
+async def test_the_documented_examples_have_the_shape_of_the_answers(embedded):
+    text = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
+    blocks = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    documented = [json.loads(block) for block in blocks if '"object": "usage' in block]
+    _, _, headers = await embedded.ask(chat(max_tokens=20))
+    answers = [(await view(embedded, path))[1] for path in ("/v1/usage", f"/v1/usage/calls/{headers['x-request-id']}")]
+    shown = {answer["object"]: shape(answer) for answer in answers}
+    assert {example["object"]: shape(example) for example in documented} == shown
