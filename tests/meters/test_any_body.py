@@ -120,7 +120,7 @@ def test_every_route_has_a_request_to_read_answers_for() -> None:
     }
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(ROUTES, ENGINES, BODIES)
 def test_any_body_is_read_without_raising(route: str, engine: Engine, body: bytes) -> None:
     reading = ENDPOINTS[route].read_body(engine, body, CALLS[route])
@@ -130,7 +130,7 @@ def test_any_body_is_read_without_raising(route: str, engine: Engine, body: byte
         assert reading.usage.quantities  # an answer is never free
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(PASSING, ENGINES, BODIES, CUTS)
 def test_where_a_body_is_cut_changes_nothing(route: str, engine: Engine, body: bytes, cuts: list[int]) -> None:
     whole = passed(route, engine, [body])

@@ -5,8 +5,8 @@ reading of one that has been collected (``read_large``), and what makes an answe
 members (members.py), and what their numbers are worth (the rule of each family: ``UsageRule``).
 
 An answer is an object with a list under a name of its own (``data``, ``choices``, ``results``), and without an error.
-Cost: 1 ms a megabyte of numbers or base64, 2 to 6 ms of text with many quotes; a piece of 256 KiB, in any case below
-2 ms. Memory: what is held back, and a few small members.
+Cost: 0.8 ms a megabyte of vectors (numbers or base64), 6 ms of text with many escapes, or of probabilities for every
+token; a piece of 256 KiB 0.3 ms, or 3 ms. Memory: what is held back, and a few small members.
 """
 
 from collections.abc import Callable
@@ -71,15 +71,18 @@ class BodyMeter:
         """Take the next bytes of the body, cut anywhere; return what may go to the client now."""
         self._members.feed(piece)
         self._bytes += len(piece)
-        data = self._held + piece
-        passing = max(0, len(data.rstrip(BLANKS)) - 1)
-        if len(data) - passing > HELD_BYTES_MAX:
+        last = len(piece.rstrip(BLANKS)) - 1
+        if last >= 0:
+            passing, held = b"".join((self._held, memoryview(piece)[:last])), piece[last:]
+        else:
+            passing, held = b"", self._held + piece
+        if len(held) > HELD_BYTES_MAX:
             if self._members.is_whole:
-                data = data[: passing + HELD_BYTES_MAX]
+                held = held[:HELD_BYTES_MAX]
             else:
-                passing = len(data) - HELD_BYTES_MAX
-        self._held = data[passing:]
-        return data[:passing]
+                passing, held = passing + held[:-HELD_BYTES_MAX], held[-HELD_BYTES_MAX:]
+        self._held = held
+        return passing
 
     def known(self) -> Usage:
         """Return the usage as far as it is known now."""

@@ -3,9 +3,9 @@
 What belongs here: where a body begins, where it ends, and the texts of a few small members. What does not: what they
 mean (large.py).
 
-A body is passed over in stretches: strings are cut out at their quotes, and of what is left only the brackets are
-counted. Each step is one pass in C, so that a megabyte of numbers costs about a millisecond. Only around a name that is
-looked for is it known byte by byte where one stands. What is between brackets is not checked.
+A body is passed over in stretches. Of each only quotes and brackets are kept; what is between quotes is cut out, and
+the brackets that are left are counted. Every step is one pass in C, so that a megabyte of numbers costs 0.7 ms. Only
+around a name that is looked for is it known where exactly one is. What is between brackets is not checked.
 """
 
 import re
@@ -18,7 +18,7 @@ VALUE_BYTES_MAX: Final = 8192
 
 BLANKS: Final = b" \t\r\n"
 _BLANK: Final = re.compile(rb"[ \t\r\n]*+")
-_NO_BRACKETS: Final = bytes(sorted(set(range(256)) - set(b"{}[]")))
+_OTHERS: Final = bytes(sorted(set(range(256)) - set(b'"{}[]')))
 _STEPS: Final = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|(?P<open>\\?\Z))|[{}\[\]]', re.DOTALL)
 """A string, one that is not over (``open``), or a bracket."""
@@ -106,9 +106,9 @@ class Members:
         if self._depth == 1 and self.is_object and not (self._in_string or self._escaped or self.broken):
             self._name = name.group()[1:-1]
             self._mode = _COLON
-            return name.end()
-        self._pass(b'"')
-        return name.start() + 1
+        else:
+            self._pass(name.group())
+        return name.end()
 
     def _unsure_bytes(self, buffer: bytes, at: int) -> int:
         """Return how many bytes at the end may be the beginning of a name."""
@@ -160,10 +160,9 @@ class Members:
             self.is_object = span[0] == ord("{")
             self._begun = True
         span = self._unescaped(span)
-        parts = span.split(b'"')
-        outside = b"".join(parts[1 if self._in_string else 0 :: 2])
+        parts = span.translate(None, _OTHERS).split(b'"')
+        brackets = b"".join(parts[1 if self._in_string else 0 :: 2])
         self._in_string ^= len(parts) % 2 == 0
-        brackets = outside.translate(None, _NO_BRACKETS)
         if brackets:
             self._count(brackets, span)
 
