@@ -15,12 +15,15 @@ from proxy.core.calls.chat import prepare_chat
 from proxy.core.calls.completions import PromptedChat, prepare_completion
 from proxy.core.calls.embeddings import prepare_embeddings
 from proxy.core.calls.rerank import prepare_rerank
+from proxy.core.calls.transcriptions import TRANSCRIPTIONS, TRANSLATIONS, prepare_transcription
 from proxy.core.catalogue import Engine
 from proxy.core.meters import Reading, StreamMeter, body_meter, read_body, stream_meter
 from proxy.core.meters.chat_shape import ChatShaped, chat_answer
 from proxy.core.meters.embeddings import count_embeddings, embeddings_meter, read_embeddings
 from proxy.core.meters.rerank import count_rerank, read_rerank
+from proxy.core.meters.transcriptions import read_transcription
 from proxy.core.rerank_shapes import send_rerank, show_rerank
+from proxy.core.transcription_shapes import send_transcription, show_transcription
 from proxy.core.usage import UsageType
 
 _TEXT: Final = (UsageType.INPUT, UsageType.CACHED_INPUT, UsageType.OUTPUT, UsageType.REASONING)
@@ -152,12 +155,31 @@ def _rerank(route: str) -> Endpoint:
 RERANK_V1: Final = _rerank("/v1/rerank")
 RERANK_V2: Final = _rerank("/v2/rerank")
 
+
+def _transcription(route: str) -> Endpoint:
+    return Endpoint(
+        route,
+        "POST",
+        ROUTE_USAGE_TYPES[route],
+        prepare_transcription,
+        read_transcription,
+        takes_form=True,
+        send=send_transcription,
+        show=show_transcription,
+    )
+
+
+AUDIO_TRANSCRIPTIONS: Final = _transcription(TRANSCRIPTIONS)
+AUDIO_TRANSLATIONS: Final = _transcription(TRANSLATIONS)
+
 _ROWS: Final = (
     CHAT_COMPLETIONS,
     COMPLETIONS,
     EMBEDDINGS,
     RERANK_V1,
     RERANK_V2,
+    AUDIO_TRANSCRIPTIONS,
+    AUDIO_TRANSLATIONS,
 )
 
 ENDPOINTS: Final[Mapping[str, Endpoint]] = MappingProxyType({endpoint.route: endpoint for endpoint in _ROWS})

@@ -10,6 +10,7 @@ and we do not is refused here, so that what an upstream is sent can be read in o
 import contextlib
 import logging
 import re
+import secrets
 import urllib.parse
 from collections.abc import AsyncGenerator, Callable
 from typing import Final, Protocol
@@ -140,7 +141,8 @@ class FormReader:
         """Return what has been read. Raises ApiError (400) when that is not all of it."""
         if not self._ended:
             raise invalid_request(BROKEN)
-        return Form(tuple(self._fields), {name: _file(part) for name, part in self._files.items()})
+        files = {name: _file(part) for name, part in self._files.items()}
+        return Form(tuple(self._fields), files, f"tollgate-{secrets.token_hex(16)}")
 
     def close(self) -> None:
         """Let go of the files."""

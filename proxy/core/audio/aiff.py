@@ -19,7 +19,12 @@ _EXPONENT_OF_INTEGERS: Final = 16383 + 63
 
 _BITS: Final = {
     **dict.fromkeys((b"ulaw", b"alaw", b"ULAW", b"ALAW"), 8),
-    **{b"in24": 24, b"in32": 32, b"fl32": 32, b"FL32": 32, b"fl64": 64, b"FL64": 64},
+    b"in24": 24,
+    b"in32": 32,
+    b"fl32": 32,
+    b"FL32": 32,
+    b"fl64": 64,
+    b"FL64": 64,
 }
 _AS_SAID: Final = frozenset({b"NONE", b"sowt", b"twos", b"raw "})
 

@@ -22,7 +22,12 @@ _SAMPLE_BYTES_MIN: Final = 4
 
 _AAC, _MPEG_AUDIO = (0x40, 0x66, 0x67, 0x68), (0x69, 0x6B)
 _PCM_BITS: Final = {
-    **{b"ulaw": 8, b"alaw": 8, b"in24": 24, b"in32": 32, b"fl32": 32, b"fl64": 64},
+    b"ulaw": 8,
+    b"alaw": 8,
+    b"in24": 24,
+    b"in32": 32,
+    b"fl32": 32,
+    b"fl64": 64,
     **dict.fromkeys((b"sowt", b"twos", b"raw ", b"lpcm", b"ipcm", b"fpcm", b"NONE"), 0),
 }
 """0: as many as the description says."""

@@ -59,10 +59,13 @@ class Form(msgspec.Struct, frozen=True):
     Args:
         fields: (name, value) in the order sent; files are not among them.
         files: by field name.
+        boundary: what stands between the parts where the form is sent on: a name that nobody can guess, for a file that
+            held it could add parts of its own.
     """
 
     fields: tuple[tuple[str, str], ...]
     files: Mapping[str, FormFile]
+    boundary: str = ""
 
 
 class PreparedCall(msgspec.Struct, frozen=True):
