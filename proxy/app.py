@@ -16,7 +16,7 @@ import structlog
 
 from proxy.clock import unix_ms
 from proxy.core.endpoints import ENDPOINTS
-from proxy.core.quotas import LIMIT_NAMES
+from proxy.core.limit_names import LIMIT_NAMES
 from proxy.counting import Counting
 from proxy.gateway import Gateway
 from proxy.ledger.database import Database

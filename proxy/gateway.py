@@ -28,7 +28,7 @@ from proxy.core.errors import (
 from proxy.core.headers import answer_lines, refusal_lines, upstream_lines
 from proxy.core.limits import NEVER_MS, Admission
 from proxy.core.meters import Reading
-from proxy.core.quotas import amounts, cost_bound_pico
+from proxy.core.quotas import cost_bound_pico
 from proxy.core.usage import TariffClass
 from proxy.counting import Counting
 from proxy.incoming import Answer, AnswerHead, Incoming
@@ -151,21 +151,20 @@ class Gateway:
             raise unavailable()
         month = self._months.at(now_ms, principal.account.timezone)
         allowance = self._months.allowance(tier, month)
-        limits = allowance.limits
         report.principal, report.tier, report.allowance = principal, tier, allowance
         endpoint = incoming.endpoint
         received = await (incoming.form() if endpoint.takes_form else incoming.body())
         call = endpoint.prepare(received, endpoint.route, settings.terms)
         report.call = call
         prices = settings.prices.version_at(now_ms)
-        needs = amounts(limits, call.output_tokens_max, cost_bound_pico(call, prices, TariffClass.STANDARD))
+        needs = allowance.needs(call.output_tokens_max, cost_bound_pico(call, prices, TariffClass.STANDARD))
         return Flight(
             report.call_id,
             principal,
             tier,
             endpoint,
             call,
-            limits,
+            allowance,
             needs,
             prices,
             month.name,
@@ -182,7 +181,7 @@ class Gateway:
     async def _admit(self, flight: Flight, report: Report) -> Admission:
         account_id = flight.principal.account.id
         try:
-            admission = await self._limiter.admit(account_id, flight.call_id, flight.limits, flight.needs)
+            admission = await self._limiter.admit(account_id, flight.call_id, flight.allowance.limits, flight.needs)
         except LimiterUnavailableError as exc:
             self._settlement.release(flight)  # nothing is known about what the store did
             raise unavailable() from exc

@@ -8,9 +8,7 @@ import msgspec
 
 from proxy.core.calendar import day_bounds_ms, day_of, month_bounds_ms
 from proxy.core.catalogue import Tier
-from proxy.core.headers import LimitHeaders
-from proxy.core.limits import Limit
-from proxy.core.quotas import limits_of
+from proxy.core.quotas import Allowance, limits_of
 
 _REMEMBERED_MAX = 512
 
@@ -23,13 +21,6 @@ class Month(msgspec.Struct, frozen=True):
     ends_ms: int
     day_starts_ms: int
     day_ends_ms: int
-
-
-class Allowance(msgspec.Struct, frozen=True):
-    """What an account of a tier may use in a month, and how its answers say so."""
-
-    limits: tuple[Limit, ...]
-    headers: LimitHeaders
 
 
 class Months:
@@ -56,6 +47,5 @@ class Months:
         if remembered is None or remembered[0] is not tier:  # a reload brings new tiers under the old ids
             if len(self._limits) >= _REMEMBERED_MAX:
                 self._limits.clear()
-            limits = limits_of(tier, month.name, month.ends_ms)
-            remembered = self._limits[key] = (tier, Allowance(limits, LimitHeaders(limits)))
+            remembered = self._limits[key] = (tier, Allowance.of(limits_of(tier, month.name, month.ends_ms)))
         return remembered[1]

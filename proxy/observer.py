@@ -9,8 +9,8 @@ from proxy.core.catalogue import Tier
 from proxy.core.entries import Charge, Outcome
 from proxy.core.limits import Admission
 from proxy.core.money import euros_text
+from proxy.core.quotas import Allowance
 from proxy.core.usage import Source, TariffClass
-from proxy.months import Allowance
 from proxy.telemetry.logs import CallLine, CallLog, log_failure
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.failures import FailureKind

@@ -13,9 +13,8 @@ from proxy.core.calls import PreparedCall
 from proxy.core.catalogue import Tier, Upstream
 from proxy.core.endpoints import Endpoint
 from proxy.core.entries import Charge, Entry, Outcome
-from proxy.core.limits import Limit
 from proxy.core.pricing import PriceVersion
-from proxy.core.quotas import amounts
+from proxy.core.quotas import Allowance
 from proxy.core.usage import NOTHING, TariffClass, Usage
 from proxy.ledger.outbox import Outbox
 from proxy.limiter import Limiter, LimiterUnavailableError
@@ -28,12 +27,12 @@ class Flight:
 
     __slots__ = (
         "admitted_ms",
+        "allowance",
         "call",
         "call_id",
         "day",
         "endpoint",
         "is_settling",
-        "limits",
         "month",
         "needs",
         "prices",
@@ -50,7 +49,7 @@ class Flight:
         tier: Tier,
         endpoint: Endpoint,
         call: PreparedCall,
-        limits: tuple[Limit, ...],
+        allowance: Allowance,
         needs: tuple[int, ...],
         prices: PriceVersion,
         month: str,
@@ -62,7 +61,7 @@ class Flight:
         self.tier = tier
         self.endpoint = endpoint
         self.call = call
-        self.limits = limits
+        self.allowance = allowance
         self.needs = needs
         self.prices = prices
         self.month = month
@@ -126,8 +125,8 @@ class Settlement:
             await self._outbox.commit(self._entry(flight, charge, outcome))
         finally:
             self.in_flight.pop(flight.call_id, None)
-            used = amounts(flight.limits, usage.output_tokens, charge.total_pico)
-            rest = self._limiter.settle_soon(flight.principal.account.id, flight.call_id, flight.limits, used)
+            used = flight.allowance.amounts(usage.output_tokens, charge.total_pico)
+            rest = self._limiter.settle_soon(flight.principal.account.id, flight.call_id, flight.allowance.limits, used)
             if rest is not None:
                 self._tasks.spawn(rest, "settle")
 
@@ -146,7 +145,7 @@ class Settlement:
             self.release(flight)
 
     async def _release_limits(self, flight: Flight) -> None:
-        await self._limiter.release(flight.principal.account.id, flight.call_id, flight.limits)
+        await self._limiter.release(flight.principal.account.id, flight.call_id, flight.allowance.limits)
 
     def _entry(self, flight: Flight, charge: Charge, outcome: Outcome) -> Entry:
         return Entry(
@@ -188,5 +187,5 @@ class Settlement:
         charge = flight.prices.rate(flight.call.model.id, usage, TariffClass.STANDARD)
         if usage.quantities:
             self._outbox.checkpoint(self._entry(flight, charge, Outcome.INTERRUPTED))
-        used = amounts(flight.limits, usage.output_tokens, charge.total_pico)
-        await self._limiter.extend(flight.principal.account.id, flight.call_id, flight.limits, used)
+        used = flight.allowance.amounts(usage.output_tokens, charge.total_pico)
+        await self._limiter.extend(flight.principal.account.id, flight.call_id, flight.allowance.limits, used)

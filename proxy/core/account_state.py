@@ -83,10 +83,10 @@ class AccountState:
             if key in self._logs:
                 continue
             if limit.kind is LimitKind.BUDGET:
-                self._logs[key] = BudgetSum(limit.ends_ms, spent.get((limit.name, limit.period), 0))
+                self._logs[key] = BudgetSum(limit.ends_ms, spent.get((limit.stored_name, limit.period), 0))
                 continue
             log = self._logs[key] = WindowLog(limit.window_s * 1000, limit.bucket_s * 1000)
-            for bucket in windows.get(limit.name, ()):
+            for bucket in windows.get(limit.stored_name, ()):
                 log.add_bucket(bucket)
 
     def seed_calls(self, call_ids: Sequence[str]) -> None:

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from proxy.core.limit_names import BUDGET_MONTH, OUTPUT_TOKENS_DAY, OUTPUT_TOKENS_HOUR, REQUESTS
 from proxy.core.limits import Admission, Limit
-from proxy.core.quotas import BUDGET_MONTH, OUTPUT_TOKENS_DAY, OUTPUT_TOKENS_HOUR, REQUESTS
 
 RETRY_SOON_MS: Final = 60_000
 """Up to here a client is told to wait and retry; SDKs sleep no longer, or sleep anything (see docs/wire.md)."""

@@ -43,6 +43,16 @@ class LimitKind(StrEnum):
     BUDGET = "budget"
 
 
+class Measure(StrEnum):
+    """What is counted against a limit."""
+
+    REQUESTS = "requests"
+    OUTPUT_TOKENS = "output_tokens"
+    EUROS = "euros"
+    CALLS_IN_FLIGHT = "calls_in_flight"
+    """Held by a call while it runs, and nothing afterwards."""
+
+
 class Stamp(StrEnum):
     """When an amount takes its place in a window."""
 
@@ -71,6 +81,9 @@ class Limit(msgspec.Struct, frozen=True):
         stamp: when amounts enter a window.
         period: name of a budget's period, for example ``2026-11``; empty for a window.
         ends_ms: end of the period, Unix milliseconds; 0 for a window.
+        counts: what is counted.
+        scope: whose limit it is within the account, for example a key's id; empty: the account's own. Limits of one
+            name and different scopes are different limits.
     """
 
     name: str
@@ -81,6 +94,13 @@ class Limit(msgspec.Struct, frozen=True):
     stamp: Stamp = Stamp.SETTLEMENT
     period: str = ""
     ends_ms: int = 0
+    counts: Measure = Measure.OUTPUT_TOKENS
+    scope: str = ""
+
+    @property
+    def stored_name(self) -> str:
+        """Name in the stores: unique within the account."""
+        return f"{self.name}.{self.scope}" if self.scope else self.name
 
 
 class LimitState(msgspec.Struct, frozen=True):

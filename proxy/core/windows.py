@@ -46,7 +46,7 @@ class Bucket(NamedTuple):
 
 def key_of(limit: Limit) -> Key:
     """Return the limit's key; a window of another length under the same name is another limit."""
-    return (limit.name, limit.window_s if limit.kind is LimitKind.WINDOW else limit.period)
+    return (limit.stored_name, limit.window_s if limit.kind is LimitKind.WINDOW else limit.period)
 
 
 class WindowLog:

@@ -187,11 +187,11 @@ class Ledger:
                 if limit.kind is LimitKind.BUDGET:
                     cost_pico = await _spent_pico(connection, account_id, limit.period)
                     cost_pico += sum(entry.charge.total_pico for entry in missing if entry.month == limit.period)
-                    spent[limit.name, limit.period] = nano_from_pico_up(cost_pico)
+                    spent[limit.stored_name, limit.period] = nano_from_pico_up(cost_pico)
                 else:
                     since_ms = now_ms - limit.window_s * 1000
                     buckets = await _buckets(connection, account_id, limit, since_ms)
-                    windows[limit.name] = _with_pending(buckets, missing, limit, since_ms)
+                    windows[limit.stored_name] = _with_pending(buckets, missing, limit, since_ms)
             calls = await _latest_calls(connection, account_id, missing, now_ms - _SEED_CALLS_MS)
         return Seed(spent, windows, calls)
 

@@ -15,9 +15,9 @@ class Seed(msgspec.Struct, frozen=True):
     """What the ledger knows of an account, for a store that knows nothing of it (rule 1 of the design: derived state).
 
     Args:
-        spent: settled amount by (budget name, period), nano-euros.
-        windows: per window name, (stamp in Unix ms, amount) in rising order of time; older ones than the window are
-            ignored.
+        spent: settled amount by (stored name of a budget, period), nano-euros.
+        windows: per stored name of a window, (stamp in Unix ms, amount) in rising order of time; older ones than the
+            window are ignored.
         calls: ids of calls that are counted in the above, as many of the latest as the ledger cares to name: when a
             store has lost its data, their settlements may still be on the way, and are not counted again.
     """

@@ -75,16 +75,16 @@ class Plan:
 
 
 def _limit_text(limit: Limit) -> str:
-    if not _NAME.fullmatch(limit.name) or not _PERIOD.fullmatch(limit.period):
+    if not _NAME.fullmatch(limit.stored_name) or not _PERIOD.fullmatch(limit.period):
         raise ValueError(f"a limit's name and period are letters, digits, '_', '.' and '-': {limit!r}")
     if not 0 <= limit.capacity <= AMOUNT_MAX:
         raise ValueError(f"a limit's capacity lies between 0 and 2**53 - 1: {limit!r}")
     if limit.kind is LimitKind.BUDGET:
-        return f"b {limit.name} {limit.period} {limit.ends_ms} - {limit.capacity}"
+        return f"b {limit.stored_name} {limit.period} {limit.ends_ms} - {limit.capacity}"
     if not 0 < limit.bucket_s <= limit.window_s:
         raise ValueError(f"a bucket is at least 1 s and at most the window: {limit!r}")
     stamp = "a" if limit.stamp is Stamp.ADMISSION else "s"
-    return f"w {limit.name} {limit.window_s * 1000} {limit.bucket_s * 1000} {stamp} {limit.capacity}"
+    return f"w {limit.stored_name} {limit.window_s * 1000} {limit.bucket_s * 1000} {stamp} {limit.capacity}"
 
 
 class Commands:

@@ -10,9 +10,7 @@ are repeated by call id until they are done: the functions change nothing the se
 
 import asyncio
 import contextlib
-import logging
 import random
-import re
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -21,9 +19,10 @@ import hiredis
 
 from proxy.core.account_state import check_amounts
 from proxy.core.limits import Admission, Growth, Limit, LimitKind
-from proxy.limiter import LimiterUnavailableError, SeedLoader, library
+from proxy.limiter import LimiterUnavailableError, SeedLoader
 from proxy.limiter.commands import Commands, Plan, pack
 from proxy.limiter.debts import Debt, Debts
+from proxy.limiter.loading import ensure_library, generation_of, load_library
 from proxy.limiter.seeding import Seeding, seed_buckets
 from proxy.limiter.wire import Answer, Link, Target, UnansweredError, open_link, parse_target
 
@@ -43,12 +42,9 @@ PING_LIMITS = (Limit("ping", LimitKind.WINDOW, 1, window_s=1, bucket_s=1),)
 RECORDED = -1  # in place of an epoch: a call that was admitted elsewhere
 
 _GROWTHS = {1: Growth.GRANTED, 2: Growth.REFUSED}
-_RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
 
 Command = Callable[[], bytes]
 """Packs a command once there is a connection: what keys are called depends on what Redis is found there."""
-
-_log = logging.getLogger(__name__)
 
 
 class RedisLimiter:
@@ -253,7 +249,7 @@ class RedisLimiter:
     async def _asked_in_vain(self, link: Link, command: Command, error: str) -> Answer:
         """Load the library and ask again if that was it; everything else means that the store is away."""
         if error.startswith("ERR Function not found"):
-            await _load_library(link)
+            await load_library(link)
             answer = await link.send(command())
             if not isinstance(answer, hiredis.ReplyError):
                 return answer
@@ -271,7 +267,9 @@ class RedisLimiter:
             now_ms = self._now_ms()
         buckets = seed_buckets(plan.limits, seed, now_ms)
         values = [
-            buckets[limit.name] if limit.kind is LimitKind.WINDOW else seed.spent.get((limit.name, limit.period), 0)
+            buckets[limit.stored_name]
+            if limit.kind is LimitKind.WINDOW
+            else seed.spent.get((limit.stored_name, limit.period), 0)
             for limit in plan.limits
         ]
         epoch = secrets.randbits(52) + 1
@@ -330,9 +328,9 @@ class RedisLimiter:
         try:
             async with asyncio.timeout(self._timeout_s):
                 link = await open_link(self._target, self._timeout_s, self._on_lost)
-                await _ensure_library(link)
+                await ensure_library(link)
                 if self._seeding.has_ledger:
-                    self._commands.use_generation(await _generation(link))
+                    self._commands.use_generation(await generation_of(link))
                 return link
         except TimeoutError as exc:
             raise LimiterUnavailableError(f"Redis at {self._target!r} does not answer") from exc
@@ -385,33 +383,3 @@ class _Told:
         self._limiter.owe(
             Debt(self._account_id, self._call_id, self._limits, tuple(self._amounts), self._epoch),
         )
-
-
-async def _ensure_library(link: Link) -> None:
-    answer = await link.send(pack("FUNCTION", "LIST", "LIBRARYNAME", library.NAME))
-    if isinstance(answer, hiredis.ReplyError):
-        link.lose("no functions")
-        raise LimiterUnavailableError(f"Redis does not take functions: {answer}")
-    if not answer:
-        await _load_library(link)
-
-
-async def _generation(link: Link) -> int | None:
-    """Return the generation of states to use; None where Redis does not say who it is, or keeps that elsewhere."""
-    info = await link.send(pack("INFO", "server"))
-    run = _RUN_ID.search(info) if isinstance(info, bytes) else None
-    if run is None:
-        return None
-    answer = await link.send(pack("FCALL", f"{library.NAME}_attach", "1", "tollgate:run", run[1]))
-    if isinstance(answer, hiredis.ReplyError):
-        _log.warning("a Redis that has been started again will not be noticed: %s", answer)
-        return None
-    return int(answer)
-
-
-async def _load_library(link: Link) -> None:
-    answer = await link.send(pack("FUNCTION", "LOAD", "REPLACE", library.CODE))
-    if isinstance(answer, hiredis.ReplyError):
-        link.lose("no functions")
-        raise LimiterUnavailableError(f"Redis does not take the limiter's functions: {answer}")
-    _log.info("loaded the functions %s into Redis", library.NAME)

@@ -80,9 +80,9 @@ async def _run(fill: Callable[[], Awaitable[None]]) -> None:
 
 
 def seed_buckets(limits: Sequence[Limit], seed: Seed, now_ms: int) -> dict[str, tuple[Bucket, ...]]:
-    """Return the buckets that a seed gives the windows among the limits, by name; an empty one has none."""
+    """Return the buckets that a seed gives the windows among the limits, by stored name; an empty one has none."""
     return {
-        limit.name: coalesce(limit, seed.windows.get(limit.name, ()), now_ms)
+        limit.stored_name: coalesce(limit, seed.windows.get(limit.stored_name, ()), now_ms)
         for limit in limits
         if limit.kind is LimitKind.WINDOW
     }

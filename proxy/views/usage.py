@@ -11,9 +11,10 @@ import msgspec
 from proxy.core.accounts import Account
 from proxy.core.calendar import month_bounds_ms
 from proxy.core.catalogue import Tier
+from proxy.core.limit_names import REQUESTS
 from proxy.core.limits import Admission, Limit, LimitKind, LimitState
 from proxy.core.money import PICO_PER_NANO, euros_text
-from proxy.core.quotas import REQUESTS, UNLIMITED_NANO
+from proxy.core.quotas import UNLIMITED_NANO
 from proxy.ledger.store import MonthUsage
 from proxy.months import Month
 from proxy.views.instants import seconds_up, text_of_s
