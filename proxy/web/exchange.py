@@ -19,6 +19,20 @@ UNASKED_BYTES_MAX: Final = 262_144
 STEP_BYTES: Final = 8_388_608
 """Of a body that is taken in pieces, what a client has the time of a whole body for."""
 
+NOTED: Final = frozenset(
+    {
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"expect",
+        b"origin",
+        b"transfer-encoding",
+        b"upgrade",
+        b"x-request-id",
+    }
+)
+"""Headers that mean something to the server itself."""
+
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _NO_CONTENT: Final = 204
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"

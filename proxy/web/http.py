@@ -17,7 +17,7 @@ import httptools
 
 from proxy.core.errors import ApiError, internal, invalid_request
 from proxy.web.connections import Connections
-from proxy.web.exchange import Exchange, Pausable, last_answer
+from proxy.web.exchange import NOTED, Exchange, Pausable, last_answer
 
 HEAD_BYTES_MAX: Final = 65_536
 HEADERS_MAX: Final = 128
@@ -35,18 +35,6 @@ UNSENT_S: Final = 30.0
 
 NOT_HTTP: Final = "The request is not valid HTTP"
 TOO_LARGE: Final = "The request head is too large"
-_NOTED: Final = frozenset(
-    {
-        b"authorization",
-        b"content-encoding",
-        b"content-length",
-        b"expect",
-        b"origin",
-        b"transfer-encoding",
-        b"upgrade",
-        b"x-request-id",
-    }
-)
 _VERSIONS: Final = {"1.0": False, "1.1": True}
 
 
@@ -275,7 +263,7 @@ class Connection(asyncio.Protocol):
             raise _RefusedError(TOO_LARGE)
         noted: dict[bytes, bytes] = {}
         for name, value in headers:
-            if name in _NOTED and name not in noted:
+            if name in NOTED and name not in noted:
                 noted[name] = value
         chunked = _VERSIONS.get(parser.get_http_version())
         if chunked is None:
