@@ -1,5 +1,6 @@
 """Measuring for tests: whole, cut anywhere; and building files by hand."""
 
+import itertools
 import random
 import struct
 from collections.abc import Iterable
@@ -22,7 +23,7 @@ def measured(*pieces: bytes | memoryview) -> int | None:
 def cut(data: bytes, places: Iterable[int]) -> list[memoryview]:
     """Cut data at these places."""
     ends = [0, *sorted(places), len(data)]
-    return [memoryview(data)[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [memoryview(data)[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def chunk(name: bytes, content: bytes, size: int | None = None) -> bytes:

@@ -32,6 +32,8 @@ _RATE, _CHANNELS, _BITS = 0xB5, 0x9F, 0x6264
 _SMALL: Final = frozenset({_NUMBER, _KIND, _CODEC, _DELAY, _RATE, _CHANNELS, _BITS})
 _SMALL_BYTES_MAX: Final = 64
 _PRIVATE_BYTES_MAX: Final = 1 << 16
+_KEPT_BYTES: Final = 512
+"""Of a long value the beginning and the end are kept, which is where Vorbis has what matters."""
 _HEAD_BYTES: Final = 12
 _BLOCK_HEAD_BYTES: Final = 1024
 _PLAIN_BYTES_MIN: Final = 24
@@ -135,10 +137,11 @@ class _Tracks:
         """Take a value of the track that is being described."""
         if self._all:
             track = self._all[-1]
-            track.values[name] = value
+            kept = value if len(value) <= 2 * _KEPT_BYTES else value[:_KEPT_BYTES] + value[-_KEPT_BYTES:]
+            track.values[name] = kept
             if name == _KIND:
                 track.is_audio = track.number(_KIND) == _AUDIO
-            elif name == _NUMBER:
+            elif name == _NUMBER and len(self._by_number) < _TRACKS_MAX:
                 self._by_number[track.number(_NUMBER)] = track
 
     def block(self, data: bytes, size: int) -> None:
@@ -311,7 +314,7 @@ def _vorbis(private: bytes) -> Vorbis | None:
     if len(head) < 30 or not head.startswith(b"\x01vorbis"):  # noqa: PLR2004
         return None
     codec = Vorbis(head)
-    codec.header(private[at + sum(sizes) :])
+    codec.header(private)
     return codec
 
 

@@ -105,7 +105,7 @@ def _sample_description(tracks: Tracks, box: bytes) -> None:
 
 
 def _track_defaults(tracks: Tracks, box: bytes) -> None:
-    tracks.defaults[_number(box, 4)] = (_number(box, 12), _number(box, 16))
+    tracks.note_defaults(_number(box, 4), _number(box, 12), _number(box, 16))
 
 
 def _fragment_header(tracks: Tracks, box: bytes) -> None:

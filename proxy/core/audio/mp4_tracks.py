@@ -114,7 +114,7 @@ class Tracks:
     def __init__(self) -> None:
         self.timescale = 0
         self.media_bytes = 0
-        self.defaults: dict[int, tuple[int, int]] = {}
+        self._defaults: dict[int, tuple[int, int]] = {}
         self.present = Track()
         self._all: list[Track] = []
         self._by_id: dict[int, Track] = {}
@@ -127,13 +127,18 @@ class Tracks:
 
     def identify(self, track_id: int) -> None:
         """Name the present track."""
-        if self.present in self._all:
+        if self.present in self._all and len(self._by_id) < TRACKS_MAX:
             self._by_id[track_id] = self.present
+
+    def note_defaults(self, track_id: int, duration: int, size: int) -> None:
+        """Note what samples of a track are, where a fragment does not say."""
+        if len(self._defaults) < TRACKS_MAX:
+            self._defaults[track_id] = (duration, size)
 
     def choose(self, track_id: int) -> None:
         """Go on with a track that was named."""
         self.present = self._by_id.get(track_id, self.present)
-        self.present.default_duration, self.present.default_size = self.defaults.get(track_id, (0, 0))
+        self.present.default_duration, self.present.default_size = self._defaults.get(track_id, (0, 0))
 
     def milliseconds(self) -> int | None:
         """Return how long the longest track with sound plays."""
