@@ -129,7 +129,7 @@ def test_at_most_2048_inputs_are_taken():
 
 def test_long_texts_with_many_quotes_are_no_more_inputs_than_they_are():
     text = 'say "\\" and, "yes" \\' * 500
-    assert prepare([text] * 40).input_tokens_max == 40 * 512
+    assert prepare([text] * 300).input_tokens_max == 300 * 512
     assert prepare([text] * 39 + ["x\\"] * 2009).body
     assert refusal([text] * 39 + ["x\\"] * 2010) == f"must hold at most {INPUTS_MAX} inputs"
 

@@ -239,9 +239,12 @@ def test_a_name_is_only_a_name_at_the_top() -> None:
     members.feed(b'{"a":{"usage":1},"b":[{"usage":2}],"c":"usage","usage":3}')
     assert members.found == {b"usage": b"3"}
     assert members.is_whole
+    members = Members(Names((b"usage",)))
+    members.feed(b'{"a\\"usage":[{}],"usage":3}')
+    assert members.found == {b"usage": b"3"}
     for body in (
         b'{"a\\"usage":1}', b'{\\"usage":1}', b'{"x"usage":1}', b'["usage":1]', b'{"usage"}', b'usage":1}',
-        b'{"a":1}"usage":1',
+        b'{"a":1}"usage":1', b'{}{"usage":1}',
     ):  # fmt: skip
         members = Members(Names((b"usage",)))
         members.feed(body)

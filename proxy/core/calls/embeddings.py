@@ -131,10 +131,9 @@ def _are_too_many(given: bytes) -> bool:
     quotes = given.count(b'"')
     if quotes <= _SURE_QUOTES:
         return False
-    quotes -= given.count(b'\\"')  # these are within texts, but for texts that end with a backslash
-    if quotes > 2 * INPUTS_MAX:
-        return True
-    return quotes + given.count(b'\\\\"') > _SURE_QUOTES and _MORE_TEXTS.match(given) is not None
+    # A quote after a backslash is within a text, unless the text ends with that backslash.
+    quotes += given.count(b'\\\\"') - given.count(b'\\"')
+    return quotes > _SURE_QUOTES and _MORE_TEXTS.match(given) is not None
 
 
 def _of_texts(texts: list[bytes], model: Model) -> _Input:

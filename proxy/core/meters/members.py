@@ -103,7 +103,7 @@ class Members:
             self._carry = buffer[end:]
             return len(buffer)
         self._pass(buffer[at : name.start()])
-        if self._depth == 1 and self.is_object and not (self._in_string or self._escaped or self.broken):
+        if self._depth == 1 and self.is_object and not (self._in_string or self._escaped):
             self._name = name.group()[1:-1]
             self._mode = _COLON
         else:
