@@ -26,7 +26,7 @@ TRANSLATING: Final = frozenset({Engine.VLLM, Engine.OPENAI})
 """Engines that have a route for translations."""
 
 _LANGUAGE: Final = re.compile(r"[a-zA-Z]{2,3}\Z")
-_TEMPERATURE: Final = re.compile(r"(?:0?\.\d{1,9}|[01](?:\.0{0,9})?|0\.\d{0,9})\Z")
+_TEMPERATURE: Final = re.compile(r"(?:0?\.\d{1,9}|[01](?:\.0{0,9})?|0\.\d{0,9})\Z", re.ASCII)
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _GRANULARITIES: Final = frozenset({"word", "segment"})
