@@ -55,6 +55,7 @@ from report import (
 )
 
 SETTLE_S = 30.0
+COMMANDS = 3  # of the gateway's command line, at once
 WAITING_CALLS = 8
 
 
@@ -90,8 +91,14 @@ class Through:
 
     async def open(self, kinds: Iterable[Kind]) -> None:
         """Create the accounts."""
-        for kind in kinds:
-            self.keys[kind.name] = await asyncio.to_thread(self.gateway.open_account, kind.name)
+        names = [kind.name for kind in kinds]
+        at_once = asyncio.Semaphore(COMMANDS)
+
+        async def one(name: str) -> str:
+            async with at_once:
+                return await asyncio.to_thread(self.gateway.open_account, name)
+
+        self.keys.update(zip(names, await asyncio.gather(*map(one, names)), strict=True))
 
     def key(self, kind: Kind) -> str:
         """The key of the kind's account."""
@@ -134,7 +141,13 @@ class Campaign:
         by_kind: dict[str, list[Outcome]] = {}
         for outcome in sorted(outcomes, key=lambda outcome: outcome.kind.name):
             by_kind.setdefault(outcome.kind.name, []).append(outcome)
-        return [Row(own[0].kind, own, await self.books.settled(own[0].kind, own)) for own in by_kind.values()]
+        at_once = asyncio.Semaphore(COMMANDS)
+
+        async def row(own: list[Outcome]) -> Row:
+            async with at_once:
+                return Row(own[0].kind, own, await self.books.settled(own[0].kind, own))
+
+        return await asyncio.gather(*map(row, by_kind.values()))
 
     async def phase(self, title: str, plan: list[Kind], *, leave: bool = False) -> Phase:
         """Make the planned calls, as many at a time as allowed."""

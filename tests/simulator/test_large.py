@@ -76,6 +76,21 @@ async def test_of_a_long_upload_size_and_digest_are_remembered(cluster: Simulate
     assert (seen.body, seen.size, seen.sha256) == (b"", len(sound), hashlib.sha256(sound).hexdigest())
 
 
+@pytest.mark.parametrize(
+    ("sound", "seconds"),
+    [
+        (wav(9)[: 44 + 16000 * 3], 3),  # a header that promises more than there is
+        (b"ID3" + bytes(16000 * 3), 4),
+        (b"OggS" + bytes(16000), 2),
+        (bytes(4) + b"ftypM4A " + bytes(16000 - 12), 1),
+    ],
+)
+async def test_audio_is_as_long_as_there_is_of_it(cluster: SimulatedCluster, sound: bytes, seconds: int) -> None:
+    body, headers = form(sound, model="whisper")
+    *_, raw = await exchange(cluster, "/v1/audio/transcriptions", body, headers=headers)
+    assert json.loads(raw)["usage"]["seconds"] == seconds
+
+
 async def test_a_form_that_cannot_be_read_is_refused(cluster: SimulatedCluster) -> None:
     headers = ("Content-Type: multipart/form-data",)
     status, *_ = await exchange(cluster, "/v1/audio/transcriptions", b"--b\r\n", headers=headers)

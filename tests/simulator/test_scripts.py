@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.simulator.scripts import Part, ToolCall, write_text, write_tool_call
+from proxy.simulator.scripts import Part, ToolCall, stop_at, write_text, write_tool_call
 
 
 @given(prompt=st.text(), choice=st.integers(0, 7))
@@ -54,6 +54,23 @@ def test_lengths_vary_between_prompts() -> None:
     assert len(lengths) > 60
     assert 16 <= min(lengths) < 40
     assert 300 < max(lengths) <= 416
+
+
+@given(prompt=st.text(max_size=5), start=st.integers(0, 150), length=st.integers(1, 12))
+def test_a_stop_word_ends_an_answer_with_the_token_that_completes_it(prompt: str, start: int, length: int) -> None:
+    whole = write_text(prompt, tokens=100)
+    said = whole.text(Part.CONTENT)
+    word = said[start : start + length]
+    script = stop_at(whole, (word,))
+    if not word:
+        assert script == whole
+        return
+    before = said[: said.index(word)]
+    assert (script.text(Part.CONTENT), script.finish_reason, script.stop_reason) == (before, "stop", word)
+    sampled = whole.steps[: len(script.steps)]
+    assert "".join(step.text for step in sampled).startswith(before + word)
+    assert len("".join(step.text for step in sampled[:-1])) < len(before + word)
+    assert script.tokens == sum(step.tokens for step in sampled)
 
 
 @given(st.dictionaries(st.text(max_size=5), st.one_of(st.text(max_size=5), st.integers()), max_size=3))
