@@ -7,6 +7,7 @@ The parser is python-multipart's: it is fed pieces cut anywhere, keeps none of t
 and we do not is refused here, so that what an upstream is sent can be read in one way only.
 """
 
+import asyncio
 import contextlib
 import logging
 import re
@@ -119,6 +120,7 @@ class FormReader:
             async for piece in pieces:
                 for start in range(0, len(piece), FEED_BYTES):
                     self.feed(piece[start : start + FEED_BYTES])
+                    await asyncio.sleep(0)  # others have their turn: some files are hard to measure
                 for part in self._files.values():
                     assert part.content is not None
                     await part.content.flush()
