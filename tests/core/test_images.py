@@ -179,7 +179,7 @@ def test_inlined_sound_counts_as_an_attachment():
 
 def test_a_text_that_looks_inlined_is_a_text():
     said = "data:image/png;base64, and then a long story" + " again" * 100
-    for words in (said, f'he said "{said}"', 'write "data:image/png;base64,AAAA" into it'):
+    for words in (said, f'he said "{said}"', 'see "data:image/png;base64,AAAA"'):
         body = json.dumps(chat(text(words))).encode()
         assert text_bytes(body) == len(body)
 
