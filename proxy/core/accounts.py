@@ -9,6 +9,9 @@ from typing import Final
 
 import msgspec
 
+from proxy.core.catalogue import OwnLimits
+from proxy.core.levels import Override
+
 KEY_PREFIX: Final = "tg-"
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _SECRET_CHARS: Final = 40
@@ -41,6 +44,8 @@ class Key(msgspec.Struct, frozen=True):
         digest: SHA-256 of the token, lower-case hex.
         expires_ms: Unix milliseconds from which on it is not valid; None: it does not expire.
         revoked_ms: Unix milliseconds of its revocation (which may lie ahead, for a rotation with an overlap); None.
+        limits: its own, inside the account's; None: it never had any. A key that takes another's place goes on with
+            the other's limits and with what has been used of them.
     """
 
     id: str
@@ -48,6 +53,7 @@ class Key(msgspec.Struct, frozen=True):
     digest: str
     expires_ms: int | None = None
     revoked_ms: int | None = None
+    limits: OwnLimits | None = None
 
     def is_valid_at(self, now_ms: int) -> bool:
         """Whether the key may be used at this time."""
@@ -57,10 +63,11 @@ class Key(msgspec.Struct, frozen=True):
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who calls: the key that was shown and the account behind it."""
+    """Who calls: the key that was shown, the account behind it, and what it has otherwise than its tier for a while."""
 
     account: Account
     key: Key
+    overrides: tuple[Override, ...] = ()
 
 
 def _base62(number: int, chars: int) -> str:

@@ -59,6 +59,30 @@ class TokenizerError(Exception):
     """A tokenizer could not count a text."""
 
 
+class OwnLimits(msgspec.Struct, frozen=True):
+    """Limits of a key, or of an account with one model, inside those of the account; None: there is no such limit.
+
+    Args:
+        scope: what tells them from others of the account in the stores: the key's id, or ``scope_of_model``.
+        output_tokens_hour: output tokens in any 3,600 s.
+        output_tokens_day: output tokens in any 86,400 s.
+        requests: requests in any ``requests_window_s``.
+        requests_window_s: length of the requests window in seconds.
+        monthly_limit_pico: pico-euros in a month of the account; of keys only.
+        calls_in_flight: calls at once.
+        shadow: those that count and refuse nothing, called as in models.yaml.
+    """
+
+    scope: str
+    output_tokens_hour: int | None = None
+    output_tokens_day: int | None = None
+    requests: int | None = None
+    requests_window_s: int = 60
+    monthly_limit_pico: int | None = None
+    calls_in_flight: int | None = None
+    shadow: tuple[str, ...] = ()
+
+
 class Tier(msgspec.Struct, frozen=True):
     """The package that an account holds.
 
@@ -72,6 +96,8 @@ class Tier(msgspec.Struct, frozen=True):
         requests: requests in any ``requests_window_s``.
         requests_window_s: length of the requests window in seconds.
         bill_failed_upstream: whether what a failing upstream had produced is billed.
+        calls_in_flight: calls at once; None: any number.
+        shadow: the limits that count and refuse nothing, called as in tiers.yaml.
     """
 
     id: str
@@ -83,6 +109,8 @@ class Tier(msgspec.Struct, frozen=True):
     requests: int = 1000
     requests_window_s: int = 60
     bill_failed_upstream: bool = False
+    calls_in_flight: int | None = None
+    shadow: tuple[str, ...] = ()
 
 
 class Upstream(msgspec.Struct, frozen=True):
@@ -121,6 +149,7 @@ class Model(msgspec.Struct, frozen=True):
         created: Unix seconds, for ``GET /v1/models``.
         tokenizer: counts what an upstream does not tell; None: that is estimated.
         token_ids: what ``/v1/embeddings`` does with token ids.
+        limits: of each account with this model; None: there are none.
     """
 
     id: str
@@ -133,3 +162,4 @@ class Model(msgspec.Struct, frozen=True):
     created: int = 1749110897
     tokenizer: Tokenizer | None = None
     token_ids: TokenIds = TokenIds.CL100K_BASE
+    limits: OwnLimits | None = None

@@ -8,11 +8,19 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from proxy.core.limit_names import BUDGET_MONTH, OUTPUT_TOKENS_DAY, OUTPUT_TOKENS_HOUR, REQUESTS
-from proxy.core.limits import Admission, Limit
+from proxy.core.limit_names import (
+    BUDGET_NAMES,
+    IN_FLIGHT_NAMES,
+    OUTPUT_TOKENS_DAY,
+    OUTPUT_TOKENS_HOUR,
+    REQUESTS,
+)
+from proxy.core.limits import UNLIMITED, Admission, Limit, LimitKind, Measure
 
 RETRY_SOON_MS: Final = 60_000
 """Up to here a client is told to wait and retry; SDKs sleep no longer, or sleep anything (see docs/wire.md)."""
+RETRY_IN_FLIGHT_MS: Final = 1000
+"""When to come back when too many calls are in flight: one may end at any moment, and a late look costs the client."""
 
 _HOP_BY_HOP: Final = frozenset(
     {
@@ -138,17 +146,22 @@ def answer_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 class LimitHeaders:
     """The limit headers of the answers to accounts with certain limits: everything constant is made once.
 
-    The documented trios: ``X-RateLimit-Reset-…`` is Unix seconds, rounded up, at which the limit is whole again. Limits
-    that are not counted in requests or tokens have no trio. The IETF pair follows
-    draft-ietf-httpapi-ratelimit-headers; first comes the limit that bound, or else the one with the least room.
+    The documented trios: ``X-RateLimit-Reset-…`` is Unix seconds, rounded up, at which the limit is whole again. Only
+    the account's own limits of requests and tokens have one. The IETF pair follows
+    draft-ietf-httpapi-ratelimit-headers, and shows those of its key, of the model and of calls in flight too; first
+    comes the limit that bound, or else the one with the least room. Budgets, and what refuses nothing, are not shown.
     """
 
     def __init__(self, limits: Sequence[Limit]) -> None:
-        self._shown = [(index, limit) for index, limit in enumerate(limits) if limit.name in _TITLES]
-        self._usual = [(index, limit.name, limit.capacity) for index, limit in self._shown]
+        shown = [(i, limit) for i, limit in enumerate(limits) if limit.kind is LimitKind.WINDOW and _refuses(limit)]
+        titled = [(index, limit) for index, limit in shown if limit.name in _TITLES]
+        further = [(index, limit) for index, limit in shown if limit.name not in _TITLES]
+        self._shown = titled + further
+        self._usual = [(index, limit.name, limit.capacity) for index, limit in titled]
+        self._further = [(index, limit.name) for index, limit in further]
         self._trios = "".join(
             f"X-RateLimit-Limit-{title}: %d\r\nX-RateLimit-Remaining-{title}: %d\r\nX-RateLimit-Reset-{title}: %d\r\n"
-            for title in [_TITLES[limit.name] for _, limit in self._shown]
+            for title in [_TITLES[limit.name] for _, limit in titled]
         )
         self._forms: dict[tuple[int, ...], bytes] = {}
 
@@ -170,6 +183,14 @@ class LimitHeaders:
             else:
                 room, wait_ms = remaining * 1_000_000 // (capacity or 1), reset_ms - now_ms
             rates.append((room, len(rates), capacity, remaining, -(-wait_ms // 1000) if wait_ms > 0 else 0))
+        for index, name in self._further:
+            state = states[index]
+            capacity, remaining = state.capacity, state.remaining
+            if name == bound:
+                room, wait_ms = -1, wait_of(answer)
+            else:
+                room, wait_ms = remaining * 1_000_000 // (capacity or 1), state.reset_ms - now_ms
+            rates.append((room, len(rates), capacity, remaining, -(-wait_ms // 1000) if wait_ms > 0 else 0))
         rates.sort()
         order = tuple([rate[1] for rate in rates])
         for rate in rates:
@@ -181,11 +202,31 @@ class LimitHeaders:
     def _form(self, order: tuple[int, ...]) -> bytes:
         """Return the lines with places for the numbers, the limits of the IETF pair in this order."""
         limits = [self._shown[place][1] for place in order]
-        policies = ", ".join(f'"{limit.name}";q=%d;w={limit.window_s}' for limit in limits)
+        policies = ", ".join(f'"{limit.name}";q=%d;{_policy(limit)}' for limit in limits)
         rates = ", ".join(f'"{limit.name}";r=%d;t=%d' for limit in limits)
-        form = f"{self._trios}RateLimit-Policy: {policies}\r\nRateLimit: {rates}\r\n".encode()
+        pair = f"RateLimit-Policy: {policies}\r\nRateLimit: {rates}\r\n" if limits else ""
+        form = f"{self._trios}{pair}".encode()
         self._forms[order] = form
         return form
+
+
+def _refuses(limit: Limit) -> bool:
+    return limit.shadow is None and limit.capacity < UNLIMITED
+
+
+def _policy(limit: Limit) -> str:
+    return 'qu="concurrent-requests"' if limit.counts is Measure.CALLS_IN_FLIGHT else f"w={limit.window_s}"
+
+
+def wait_of(answer: Admission) -> int:
+    """Return how long a refused client should wait, in milliseconds."""
+    assert answer.retry_after_ms is not None
+    return RETRY_IN_FLIGHT_MS if answer.bound in IN_FLIGHT_NAMES else answer.retry_after_ms
+
+
+def shadow_line(names: Sequence[str]) -> bytes:
+    """Return what an answer says of the limits in shadow that would have refused the call."""
+    return f"X-RateLimit-Shadow: {', '.join(names)}\r\n".encode()
 
 
 def refusal_lines(answer: Admission) -> bytes:
@@ -196,9 +237,9 @@ def refusal_lines(answer: Admission) -> bytes:
     assert answer.bound is not None
     assert answer.retry_after_ms is not None
     lines = [f"X-RateLimit-Bound: {answer.bound}\r\n"]
-    if answer.bound == BUDGET_MONTH:
+    if answer.bound in BUDGET_NAMES:
         return f"{lines[0]}x-should-retry: false\r\n".encode()
-    wait_ms = max(1, answer.retry_after_ms)
+    wait_ms = max(1, wait_of(answer))
     lines.append(f"Retry-After: {-(-wait_ms // 1000)}\r\n")
     if wait_ms <= RETRY_SOON_MS:
         lines.append(f"retry-after-ms: {wait_ms}\r\nx-should-retry: true\r\n")

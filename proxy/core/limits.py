@@ -84,6 +84,8 @@ class Limit(msgspec.Struct, frozen=True):
         counts: what is counted.
         scope: whose limit it is within the account, for example a key's id; empty: the account's own. Limits of one
             name and different scopes are different limits.
+        shadow: the capacity that a limit in shadow would have; its own is ``UNLIMITED`` then, so that it counts and
+            refuses nothing. None: it is not in shadow.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Limit(msgspec.Struct, frozen=True):
     ends_ms: int = 0
     counts: Measure = Measure.OUTPUT_TOKENS
     scope: str = ""
+    shadow: int | None = None
 
     @property
     def stored_name(self) -> str:
@@ -144,6 +147,9 @@ class Admission(msgspec.Struct, frozen=True):
     bound: str | None = None
     retry_after_ms: int | None = None
 
+
+UNLIMITED = 2**53 - 1
+"""The largest capacity. A window that has it counts and never refuses; it is not shown."""
 
 NEVER_MS = 2**53 - 1
 """A wait that does not end: the need is larger than the whole limit."""

@@ -1,19 +1,19 @@
-"""Quotas: a tier as limits, a call as needs, its settlement as amounts. Pure.
+"""Quotas: tiers, keys and models as limits, a call as needs, its settlement as amounts. Pure.
 
-What belongs here: the order and names of the limits of an account, and the numbers that go with them.
+What belongs here: the order and names of the limits of a call, and the numbers that go with them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from proxy.core.calls import PreparedCall
-from proxy.core.catalogue import Tier
+from proxy.core.catalogue import OwnLimits, Tier
 from proxy.core.headers import LimitHeaders
-from proxy.core.limit_names import BUDGET_MONTH, OUTPUT_TOKENS_DAY, OUTPUT_TOKENS_HOUR, REQUESTS
-from proxy.core.limits import Limit, LimitKind, Measure, Stamp
+from proxy.core.limit_names import ACCOUNT_NAMES, KEY_NAMES, MODEL_NAMES, Names
+from proxy.core.limits import UNLIMITED, Admission, Limit, LimitKind, Measure, Stamp
 from proxy.core.money import PICO_PER_NANO
 from proxy.core.pricing import PriceVersion
 from proxy.core.usage import TariffClass, UsageType
@@ -39,28 +39,57 @@ DAY_S: Final = 86_400
 
 
 def limits_of(tier: Tier, month: str, month_ends_ms: int) -> tuple[Limit, ...]:
-    """Return the limits of an account of this tier in a month, always in the order of ``LIMIT_NAMES``."""
-    limits = [
-        Limit(
-            REQUESTS,
-            LimitKind.WINDOW,
-            tier.requests,
-            tier.requests_window_s,
-            1,
-            Stamp.ADMISSION,
-            counts=Measure.REQUESTS,
-        ),
-    ]
-    if tier.output_tokens_hour is not None:
-        limits.append(Limit(OUTPUT_TOKENS_HOUR, LimitKind.WINDOW, tier.output_tokens_hour, HOUR_S, 10))
-    if tier.output_tokens_day is not None:
-        limits.append(Limit(OUTPUT_TOKENS_DAY, LimitKind.WINDOW, tier.output_tokens_day, DAY_S, 300))
+    """Return the limits of an account of this tier in a month, always in the order of ``ACCOUNT_NAMES``."""
     cap = tier.monthly_limit_pico
-    budget_nano = UNLIMITED_NANO if cap is None else cap // 1000
-    limits.append(
-        Limit(BUDGET_MONTH, LimitKind.BUDGET, budget_nano, period=month, ends_ms=month_ends_ms, counts=Measure.EUROS)
+    numbers = OwnLimits(
+        scope="",
+        output_tokens_hour=tier.output_tokens_hour,
+        output_tokens_day=tier.output_tokens_day,
+        requests=tier.requests,
+        requests_window_s=tier.requests_window_s,
+        monthly_limit_pico=UNLIMITED_NANO * PICO_PER_NANO if cap is None else cap,
+        calls_in_flight=tier.calls_in_flight,
+        shadow=tier.shadow,
     )
-    return tuple(limits)
+    return _limits(ACCOUNT_NAMES, numbers, month, month_ends_ms)
+
+
+def key_limits_of(own: OwnLimits, month: str, month_ends_ms: int) -> tuple[Limit, ...]:
+    """Return the limits of a key in a month, in the order of ``KEY_NAMES``."""
+    return _limits(KEY_NAMES, own, month, month_ends_ms)
+
+
+def model_limits_of(own: OwnLimits) -> tuple[Limit, ...]:
+    """Return the limits of an account with a model, in the order of ``MODEL_NAMES``."""
+    assert own.monthly_limit_pico is None
+    return _limits(MODEL_NAMES, own, "", 0)
+
+
+def _limits(names: Names, own: OwnLimits, month: str, month_ends_ms: int) -> tuple[Limit, ...]:
+    def limit(name: str, setting: str, kind: LimitKind, capacity: int, counts: Measure, **more: Any) -> Limit:  # noqa: ANN401
+        if setting not in own.shadow:
+            return Limit(name, kind, capacity, counts=counts, scope=own.scope, **more)
+        return Limit(name, kind, UNLIMITED, counts=counts, scope=own.scope, shadow=capacity, **more)
+
+    window, tokens = LimitKind.WINDOW, Measure.OUTPUT_TOKENS
+    made = []
+    if (requests := own.requests) is not None:
+        form = {"window_s": own.requests_window_s, "bucket_s": 1, "stamp": Stamp.ADMISSION}
+        made.append(limit(names.requests, "requests", window, requests, Measure.REQUESTS, **form))
+    if (hour := own.output_tokens_hour) is not None:
+        name = names.output_tokens_hour
+        made.append(limit(name, "output_tokens_hour", window, hour, tokens, window_s=HOUR_S, bucket_s=10))
+    if (day := own.output_tokens_day) is not None:
+        name = names.output_tokens_day
+        made.append(limit(name, "output_tokens_day", window, day, tokens, window_s=DAY_S, bucket_s=300))
+    if (cap := own.monthly_limit_pico) is not None:
+        form = {"period": month, "ends_ms": month_ends_ms}
+        nano = cap // PICO_PER_NANO
+        made.append(limit(names.budget_month, "monthly_limit", LimitKind.BUDGET, nano, Measure.EUROS, **form))
+    if (calls := own.calls_in_flight) is not None:
+        name, form = names.calls_in_flight, {"window_s": 1, "bucket_s": 1}
+        made.append(limit(name, "calls_in_flight", window, calls, Measure.CALLS_IN_FLIGHT, **form))
+    return tuple(made)
 
 
 class Allowance(msgspec.Struct, frozen=True):
@@ -70,16 +99,20 @@ class Allowance(msgspec.Struct, frozen=True):
         limits: all of them, taken together or not at all.
         headers: show them.
         pick: picks, beside each limit, what it counts, out of what a call uses.
+        in_shadow: places of the limits that count and refuse nothing.
     """
 
     limits: tuple[Limit, ...]
     headers: LimitHeaders
     pick: Callable[[tuple[int, int, int, int]], tuple[int, ...]]
+    in_shadow: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, limits: tuple[Limit, ...]) -> "Allowance":
         """Make the rest from the limits; there are at least two (requests and the budget)."""
-        return cls(limits, LimitHeaders(limits), itemgetter(*[_PLACES[limit.counts] for limit in limits]))
+        pick = itemgetter(*[_PLACES[limit.counts] for limit in limits])
+        in_shadow = tuple(place for place, limit in enumerate(limits) if limit.shadow is not None)
+        return cls(limits, LimitHeaders(limits), pick, in_shadow)
 
     def needs(self, output_tokens: int, cost_pico: int) -> tuple[int, ...]:
         """Return, beside each limit, what a call may use of it; euros in nano-euros, rounded up."""
@@ -88,6 +121,20 @@ class Allowance(msgspec.Struct, frozen=True):
     def amounts(self, output_tokens: int, cost_pico: int) -> tuple[int, ...]:
         """Return, beside each limit, what a call has used of it so far, or in the end."""
         return self.pick((1, output_tokens, -(-cost_pico // PICO_PER_NANO), 0))
+
+    def would_refuse(self, answer: Admission, needs: Sequence[int]) -> tuple[str, ...]:
+        """Return the names of the limits in shadow that would have refused a call: only those that are asked know."""
+        names = []
+        for place in self.in_shadow:
+            limit, state = self.limits[place], answer.states[place]
+            assert limit.shadow is not None
+            capacity = limit.shadow
+            if state.capacity != limit.capacity:  # only a share of it can be granted now
+                capacity = -(-capacity * state.capacity // limit.capacity)
+            taken = state.used + state.held + (0 if answer.admitted else needs[place])
+            if taken > capacity:
+                names.append(limit.name)
+        return tuple(names)
 
 
 def cost_bound_pico(call: PreparedCall, prices: PriceVersion, tariff_class: TariffClass) -> int:

@@ -24,6 +24,7 @@ EXPOSED: Final = (
     "RateLimit",
     "RateLimit-Policy",
     "X-RateLimit-Bound",
+    "X-RateLimit-Shadow",
     "X-RateLimit-Degraded",
     "Retry-After",
     "retry-after-ms",
