@@ -56,6 +56,8 @@ class CallLine(msgspec.Struct, frozen=True, omit_defaults=True):
         overhead_ms: the proxy's own part.
         upstream: name of the upstream that answered.
         bound: name of the limit that refused it.
+        shadowed: names of the limits in shadow that would have refused it.
+        fit_max_tokens: what its ``max_tokens`` was lowered to, because its client would rather have less than nothing.
         client_request_id: what the client sent as its own id; sanitised before it is written.
     """
 
@@ -76,6 +78,8 @@ class CallLine(msgspec.Struct, frozen=True, omit_defaults=True):
     overhead_ms: float | None = None
     upstream: str = ""
     bound: str | None = None
+    shadowed: tuple[str, ...] = ()
+    fit_max_tokens: int | None = None
     client_request_id: str | None = None
 
 

@@ -118,6 +118,12 @@ ACCOUNT_EUROS: Final = Described(
 REFUSALS: Final = Described(
     "tollgate_refusals_total", Kind.COUNTER, ("limit", "tier"), "Calls answered 429, by the limit that bound."
 )
+SHADOW_REFUSALS: Final = Described(
+    "tollgate_limit_shadow_refusals_total",
+    Kind.COUNTER,
+    ("limit", "tier"),
+    "Calls that a limit in shadow would have refused.",
+)
 ERRORS: Final = Described(
     "tollgate_errors_total",
     Kind.COUNTER,
@@ -159,8 +165,8 @@ WATCH_FAILURES: Final = Described(
 
 COUNTED: Final = (
     CALLS, IN_FLIGHT, DURATION, FIRST_TOKEN, OVERHEAD, CHARGED_CALLS, TOKENS, EUROS, AUDIO_MINUTES,
-    ESTIMATED_TOKENS, ESTIMATED_AUDIO_MINUTES, ACCOUNT_EUROS, REFUSALS, ERRORS, VIEWS, UPSTREAM_FAILURES, BUILD_INFO,
-    LOOP_LAG, WATCH_FAILURES,
+    ESTIMATED_TOKENS, ESTIMATED_AUDIO_MINUTES, ACCOUNT_EUROS, REFUSALS, SHADOW_REFUSALS, ERRORS, VIEWS, UPSTREAM_FAILURES,
+    BUILD_INFO, LOOP_LAG, WATCH_FAILURES,
 )  # fmt: skip
 """What ``Metrics`` shows by itself."""
 

@@ -119,6 +119,7 @@ class Metrics:
         self._charges: dict[tuple[str, str, str, TariffClass], _ChargeCells] = {}
         self._used: dict[tuple[str, str, TariffClass], dict[UsageType, _Used]] = {}
         self._refusals: dict[families.Labels, int] = {}
+        self._shadow_refusals: dict[families.Labels, int] = {}
         self._errors: dict[families.Labels, int] = {}
         self._failures: dict[families.Labels, int] = {}
         self._views: dict[families.Labels, int] = {(view, "200"): 0 for view in views}
@@ -126,7 +127,9 @@ class Metrics:
         self._watched = Watched()
         tiers, failure_kinds = tuple(tiers), tuple(failure_kinds)
         for name in limits:
-            self._refusals.update({(self._limits.bound(name), self._tiers.bound(tier)): 0 for tier in tiers})
+            zeros = {(self._limits.bound(name), self._tiers.bound(tier)): 0 for tier in tiers}
+            self._refusals.update(zeros)
+            self._shadow_refusals.update(zeros)
         for name in upstreams:
             for kind in failure_kinds:
                 self._failures[self._upstreams.bound(name), self._failure_kinds.bound(kind)] = 0
@@ -202,6 +205,10 @@ class Metrics:
         """Count a 429 by the limit that bound."""
         _count(self._refusals, (self._limits.bound(limit_name), self._tiers.bound(tier)))
 
+    def would_refuse(self, limit_name: str, tier: str) -> None:
+        """Count a call that a limit in shadow would have refused."""
+        _count(self._shadow_refusals, (self._limits.bound(limit_name), self._tiers.bound(tier)))
+
     def error(self, status: int, type: str) -> None:  # noqa: A002
         """Count a documented error."""
         _count(self._errors, (_STATUSES.get(status, UNKNOWN), self._error_types.bound(type)))
@@ -243,6 +250,7 @@ class Metrics:
         accounts = (((account,), pico / PICO_PER_EURO) for account, pico in self._accounts.shown())
         yield from families.values(catalogue.ACCOUNT_EUROS, accounts)
         yield from families.values(catalogue.REFUSALS, self._refusals.items())
+        yield from families.values(catalogue.SHADOW_REFUSALS, self._shadow_refusals.items())
         yield from families.values(catalogue.ERRORS, self._errors.items())
         yield from families.values(catalogue.VIEWS, self._views.items())
         yield from families.values(catalogue.UPSTREAM_FAILURES, self._failures.items())
