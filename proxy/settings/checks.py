@@ -6,16 +6,27 @@ What does not: types and forms (walker.py), and making the values that the proxy
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
+from proxy.core.calls.priority import PRIORITY_SIGNS
 from proxy.core.endpoints import ROUTE_USAGE_TYPES
 from proxy.core.pricing import PriceBook, PriceVersion
 from proxy.core.usage import TariffClass, UsageType
 from proxy.settings.document import Document
-from proxy.settings.files import ModelEntry, ModelsFile, PricesFile, PriceVersionEntry, Rates
-from proxy.settings.mistakes import did_you_mean, shown
+from proxy.settings.files import (
+    ModelEntry,
+    ModelLimits,
+    ModelsFile,
+    PricesFile,
+    PriceVersionEntry,
+    Rates,
+    TierEntry,
+    TiersFile,
+)
+from proxy.settings.mistakes import KeyPath, did_you_mean, shown
 from proxy.settings.types import ProxySettings
 
 PRICED: Final[Mapping[TariffClass, tuple[UsageType, ...]]] = {
@@ -54,12 +65,34 @@ def check_listeners(document: Document, proxy: ProxySettings) -> None:
         document.add(("admin_listen",), f"the same address as listen: {proxy.listen}")
 
 
+def check_tiers(document: Document, tiers: TiersFile) -> None:
+    """Check tiers.yaml: what stands in shadow is a limit that there is."""
+    for tier_id, tier in tiers.tiers.items():
+        _check_shadow(document, ("tiers", tier_id), tier, tier.shadow)
+
+
+def _check_shadow(
+    document: Document, path: KeyPath, limits: TierEntry | ModelLimits, shadow: Sequence[StrEnum]
+) -> None:
+    """Report what is written twice, or is not limited (wrong items are not in the list)."""
+    for place, (at, name) in enumerate(zip(document.kept.get((*path, "shadow"), ()), shadow, strict=False)):
+        if name in shadow[:place]:
+            document.add((*path, "shadow", at), f"{name.value!r} is written twice")
+        elif getattr(limits, name) is None and document.is_sound((*path, name)):
+            document.add((*path, "shadow", at), f"there is no limit {name.value!r} here to stand in shadow")
+
+
 def check_models(document: Document, models: ModelsFile) -> None:
-    """Check models.yaml: routes and upstreams exist, and no name belongs to two models."""
+    """Check models.yaml: routes and upstreams exist, no name belongs to two models, engines can be told priorities."""
     known = document.children(("upstreams",))
+    for name, upstream in models.upstreams.items():
+        if upstream.priority_field and upstream.engine not in PRIORITY_SIGNS:
+            message = f"{upstream.engine.value} takes no priority: {' and '.join(PRIORITY_SIGNS)} do"
+            document.add(("upstreams", name, "priority_field"), message)
     owners = dict.fromkeys(document.children(("models",)), "")
     for model_id, model in models.models.items():
         _check_names(document, (model_id, "endpoints"), model.endpoints, ROUTE_USAGE_TYPES, "documented route")
+        _check_shadow(document, ("models", model_id, "limits"), model.limits, model.limits.shadow)
         _check_names(document, (model_id, "upstreams"), model.upstreams, known, "upstream")
         for at, alias in _placed(document, (model_id, "aliases"), model.aliases):
             owner = owners.setdefault(alias, model_id) or alias

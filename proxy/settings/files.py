@@ -5,6 +5,7 @@ generated from the descriptions). What does not: proxy.yaml (types.py: it is use
 turning these shapes into the values that the proxy uses (loader.py).
 """
 
+from enum import StrEnum
 from typing import Annotated
 
 import msgspec
@@ -21,6 +22,25 @@ Instant = Annotated[int, Meta(extra={"form": "instant"})]
 Label = Annotated[str, Meta(extra={"form": "label"})]
 ModelName = Annotated[str, Meta(extra={"form": "model_name"})]
 Tokens = Annotated[int, Meta(ge=1, le=EXACT_MAX)]
+
+
+class ModelShadow(StrEnum):
+    """The limits of a model that can stand in shadow."""
+
+    OUTPUT_TOKENS_HOUR = "output_tokens_hour"
+    OUTPUT_TOKENS_DAY = "output_tokens_day"
+    REQUESTS = "requests"
+    CALLS_IN_FLIGHT = "calls_in_flight"
+
+
+class TierShadow(StrEnum):
+    """The limits of a tier that can stand in shadow."""
+
+    MONTHLY_LIMIT = "monthly_limit"
+    OUTPUT_TOKENS_HOUR = "output_tokens_hour"
+    OUTPUT_TOKENS_DAY = "output_tokens_day"
+    REQUESTS = "requests"
+    CALLS_IN_FLIGHT = "calls_in_flight"
 
 
 class TierEntry(msgspec.Struct, frozen=True):
@@ -53,6 +73,20 @@ class TierEntry(msgspec.Struct, frozen=True):
     bill_failed_upstream: Annotated[
         bool, Meta(description="Whether what a failing upstream had produced is billed.")
     ] = False
+    calls_in_flight: Annotated[
+        Tokens | None, Meta(description="Calls that an account can have running at once.", extra={"none": "unlimited"})
+    ] = None
+    shadow: Annotated[
+        tuple[TierShadow, ...],
+        Meta(
+            description="Limits that count and report what they would have refused, and refuse nothing: to be tried "
+            "before they bind. Taken off this list, a limit binds at once, with all that it has counted."
+        ),
+    ] = ()
+    priority: Annotated[
+        int,
+        Meta(ge=0, le=1000, description="Where calls wait for an upstream, those of the highest priority go first."),
+    ] = 0
 
 
 class TiersFile(msgspec.Struct, frozen=True):
@@ -138,8 +172,45 @@ class UpstreamEntry(msgspec.Struct, frozen=True):
     ] = None
     in_flight_max: Annotated[
         int,
-        Meta(ge=1, le=1_000_000, description="Most calls at once; a call beyond it is refused as saturated."),
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Most calls at once, a process. A call beyond it goes to the model's next upstream; when all "
+            "are full it waits (proxy.yaml, `queue`).",
+        ),
     ] = 4096
+    priority_field: Annotated[
+        bool,
+        Meta(
+            description="Whether the engine is told each call's priority: vLLM with `--scheduling-policy priority`, "
+            "SGLang with `--enable-priority-scheduling`. A `priority` that a client sends is replaced."
+        ),
+    ] = False
+
+
+class ModelLimits(msgspec.Struct, frozen=True):
+    """Limits of each account with this model, for a scarce one; calls to other models do not see them."""
+
+    output_tokens_hour: Annotated[
+        Tokens | None,
+        Meta(description="Output tokens (reasoning included) in any 3,600 s.", extra={"none": "unlimited"}),
+    ] = None
+    output_tokens_day: Annotated[
+        Tokens | None,
+        Meta(description="Output tokens (reasoning included) in any 86,400 s.", extra={"none": "unlimited"}),
+    ] = None
+    requests: Annotated[
+        Tokens | None, Meta(description="Requests in any `requests_window_s`.", extra={"none": "unlimited"})
+    ] = None
+    requests_window_s: Annotated[
+        int, Meta(ge=1, le=86_400, description="Length of the window for requests, in seconds.")
+    ] = 60
+    calls_in_flight: Annotated[
+        Tokens | None, Meta(description="Calls that an account can have running at once.", extra={"none": "unlimited"})
+    ] = None
+    shadow: Annotated[
+        tuple[ModelShadow, ...], Meta(description="Those of them that count and report, and refuse nothing.")
+    ] = ()
 
 
 class ModelEntry(msgspec.Struct, frozen=True):
@@ -180,6 +251,9 @@ class ModelEntry(msgspec.Struct, frozen=True):
             "and pass untouched; `refuse`: the call is refused."
         ),
     ] = TokenIds.CL100K_BASE
+    limits: Annotated[
+        ModelLimits, Meta(description="What each account can use of it, inside the limits of its tier.")
+    ] = ModelLimits()
 
 
 class ModelsFile(msgspec.Struct, frozen=True):

@@ -13,13 +13,14 @@ import msgspec
 
 from proxy.clock import unix_ms
 from proxy.core.calls import Terms
-from proxy.core.catalogue import Engine, Model, Tier, Upstream
+from proxy.core.catalogue import Engine, Model, OwnLimits, Tier, Upstream
+from proxy.core.limit_names import scope_of_model
 from proxy.core.pricing import PriceBook, PriceVersion
 from proxy.core.usage import TariffClass, UsageType
 from proxy.settings import checks
 from proxy.settings.document import Document
 from proxy.settings.environment import VARIABLES, Environment, checked_api_key, secret_from_file
-from proxy.settings.files import ModelsFile, PricesFile, Rates, TiersFile, UpstreamEntry
+from proxy.settings.files import ModelLimits, ModelsFile, PricesFile, Rates, TiersFile, UpstreamEntry
 from proxy.settings.forms import holds_password
 from proxy.settings.mistakes import Mistake, SettingsError
 from proxy.settings.types import ProxySettings, Settings
@@ -78,6 +79,7 @@ class _Loading:
             raise SettingsError([Mistake(str(self._folder), None, "", "there is no such folder")])
         proxy = self._proxy()
         tiers = self._read("tiers.yaml", TiersFile) or TiersFile({})
+        checks.check_tiers(self._documents["tiers.yaml"], tiers)
         prices = self._read("prices.yaml", PricesFile)
         models = self._read("models.yaml", ModelsFile) or ModelsFile({}, {})
         checks.check_models(self._documents["models.yaml"], models)
@@ -177,6 +179,7 @@ class _Loading:
                 created=entry.created,
                 token_ids=entry.token_ids,
                 tokenizer=self._tokenizer(model_id, entry.tokenizer),
+                limits=own_limits(model_id, entry.limits),
             )
             catalogue |= dict.fromkeys((model_id, *entry.aliases), model)
         return catalogue, by_name
@@ -221,7 +224,7 @@ class _Loading:
                 key = checked_api_key(self._environment.secret(entry.api_key_env))
         except ValueError as exc:
             document.add(("upstreams", name, source), str(exc))
-        return Upstream(name, entry.url, entry.engine, key, entry.in_flight_max)
+        return Upstream(name, entry.url, entry.engine, key, entry.in_flight_max, entry.priority_field)
 
 
 def tiers_by_id(file: TiersFile) -> dict[str, Tier]:
@@ -237,9 +240,27 @@ def tiers_by_id(file: TiersFile) -> dict[str, Tier]:
             requests=entry.requests,
             requests_window_s=entry.requests_window_s,
             bill_failed_upstream=entry.bill_failed_upstream,
+            calls_in_flight=entry.calls_in_flight,
+            shadow=tuple(name.value for name in entry.shadow),
+            priority=entry.priority,
         )
         for tier_id, entry in file.tiers.items()
     }
+
+
+def own_limits(model_id: str, entry: ModelLimits) -> OwnLimits | None:
+    """Return the limits of a model as the hot path reads them; None: it has none."""
+    numbers = {
+        "output_tokens_hour": entry.output_tokens_hour,
+        "output_tokens_day": entry.output_tokens_day,
+        "requests": entry.requests,
+        "calls_in_flight": entry.calls_in_flight,
+    }
+    if all(number is None for number in numbers.values()):
+        return None
+    shadow = tuple(name.value for name in entry.shadow)
+    window_s = entry.requests_window_s
+    return OwnLimits(scope_of_model(model_id), requests_window_s=window_s, shadow=shadow, **numbers)
 
 
 def price_book(file: PricesFile) -> PriceBook:
