@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.services import create_database, postgres_server, redis_server
+from tests.support.services import RedisCluster, create_database, postgres_server, redis_cluster, redis_server
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +14,13 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a real Redis that the whole run shares: use account ids of your own."""
     with redis_server(tmp_path_factory.mktemp("redis")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def three_primaries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """A Redis Cluster of three primaries that the whole run shares: use account ids of your own, and leave it whole."""
+    with redis_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

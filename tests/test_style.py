@@ -22,7 +22,8 @@ MAY_START_TASKS = {
     "proxy/ledger/shipping_process.py",
     "proxy/limiter/debts.py",
     "proxy/limiter/degraded.py",
-    "proxy/limiter/redis.py",
+    "proxy/limiter/keeper.py",
+    "proxy/limiter/router.py",
     "proxy/limiter/seeding.py",
     # One task an exchange: its connection keeps it, reports what it raises and cancels it, and the drain awaits it:
     "proxy/web/http.py",

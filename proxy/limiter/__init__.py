@@ -35,6 +35,10 @@ class LimiterUnavailableError(Exception):
     """The store does not answer in time; nothing is known about what it did."""
 
 
+class AccountUnavailableError(LimiterUnavailableError):
+    """The store is there, but nothing can be decided about this account: others are not concerned."""
+
+
 class Limiter(Protocol):
     """Holds every account to its limits. See ``proxy.core.limits`` for the rules.
 
@@ -92,6 +96,13 @@ class RecordingLimiter(Limiter, Protocol):
         """
         ...
 
-    async def ping(self) -> None:
-        """Return when the store answers."""
+    def part_of(self, account_id: str) -> str:
+        """Name the part of the store that has the account: parts go away and return each on its own.
+
+        Of a store in one piece, and of one of which nothing is known yet, the name is empty.
+        """
+        ...
+
+    async def ping(self, part: str = "") -> None:
+        """Return when the store answers, or this part of it: a part that has nothing any more does."""
         ...

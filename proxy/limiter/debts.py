@@ -6,9 +6,11 @@ What belongs here: keeping them, bounded in number and age, and repeating them. 
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -33,6 +35,17 @@ class Debt(msgspec.Struct, frozen=True):
     epoch: int = 0
 
 
+Key = tuple[str, str]  # account id, call id
+
+
+class Entry(NamedTuple):
+    """A debt, since when, and to which part of Redis."""
+
+    debt: Debt
+    since_s: float
+    part: str
+
+
 class Debts:
     """Keeps what is owed, by call, and pays when it can.
 
@@ -40,12 +53,17 @@ class Debts:
         pay: tells Redis; raises ``LimiterUnavailableError`` while it cannot.
         hold_ttl_s: after this a release is pointless, for the hold has expired. A settlement then still corrects what
             the expired call was charged, and is kept for as long as such calls are remembered.
+        part_of: names the part of Redis that has an account: one that is away holds up no debts to another.
     """
 
-    def __init__(self, pay: Callable[[Debt], Awaitable[None]], hold_ttl_s: float) -> None:
+    def __init__(
+        self, pay: Callable[[Debt], Awaitable[None]], hold_ttl_s: float, part_of: Callable[[str], str]
+    ) -> None:
         self._pay = pay
         self._hold_ttl_s = hold_ttl_s
-        self._owed: dict[tuple[str, str], tuple[Debt, float]] = {}
+        self._part_of = part_of
+        self._owed: dict[Key, Entry] = {}
+        self._parts: dict[str, dict[Key, None]] = {}  # what is owed to each, as it was when it came to be owed
         self._task: asyncio.Task[None] | None = None
         self.dropped = 0
 
@@ -59,14 +77,16 @@ class Debts:
             LimiterUnavailableError: too much is owed.
         """
         key = (debt.account_id, debt.call_id)
-        if len(self._owed) >= DEBTS_MAX and key not in self._owed:
+        before = self._owed.get(key)
+        if len(self._owed) >= DEBTS_MAX and before is None:
             self.dropped += 1
             if debt.amounts is None:
                 return
             raise LimiterUnavailableError(f"{DEBTS_MAX} settlements are owed to Redis already")
-        before = self._owed.get(key)
-        if before is None or before[0].amounts is None:
-            self._owed[key] = (debt, time.monotonic())
+        if before is None or before.debt.amounts is None:
+            part = self._part_of(debt.account_id) if before is None else before.part
+            self._owed[key] = Entry(debt, time.monotonic(), part)
+            self._parts.setdefault(part, {})[key] = None
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._keep_paying(), name="limiter-debts")
 
@@ -88,20 +108,29 @@ class Debts:
                 await asyncio.sleep(PAUSE_S)
 
     async def _pay_some(self) -> bool:
-        """Pay the oldest debts together; say whether they could be paid."""
+        """Pay the oldest debts to each part together; say whether any could be paid."""
         now_s = time.monotonic()
-        for key, (debt, since_s) in list(self._owed.items()):
-            if now_s - since_s > (self._hold_ttl_s if debt.amounts is None else GONE_MS / 1000):
-                del self._owed[key]
-                self.dropped += debt.amounts is not None
-        batch = [pair for pair, _ in zip(self._owed.items(), range(BATCH), strict=False)]
-        results = await asyncio.gather(*(self._pay(debt) for _, (debt, _) in batch), return_exceptions=True)
+        for key, entry in list(self._owed.items()):
+            if now_s - entry.since_s > (self._hold_ttl_s if entry.debt.amounts is None else GONE_MS / 1000):
+                self._forget(key, entry)
+                self.dropped += entry.debt.amounts is not None
+        batch = [(key, self._owed[key]) for part in self._parts.values() for key in itertools.islice(part, BATCH)]
+        results = await asyncio.gather(*(self._pay(entry.debt) for _, entry in batch), return_exceptions=True)
+        paid = not batch
         for (key, entry), result in zip(batch, results, strict=True):
             if isinstance(result, LimiterUnavailableError):
                 continue
+            paid = True
             if isinstance(result, BaseException):
                 self.dropped += 1
                 _log.error("a settlement cannot be told to Redis, and is left to the ledger", exc_info=result)
             if self._owed.get(key) is entry:
-                del self._owed[key]
-        return not any(isinstance(result, LimiterUnavailableError) for result in results)
+                self._forget(key, entry)
+        return paid
+
+    def _forget(self, key: Key, entry: Entry) -> None:
+        del self._owed[key]
+        part = self._parts[entry.part]
+        del part[key]
+        if not part:
+            del self._parts[entry.part]

@@ -84,7 +84,11 @@ class MemoryLimiter:
         state = self._known(account_id, limits) or await self._seeded(account_id, limits)
         return state.peek(limits, self._clock_ms())
 
-    async def ping(self) -> None:
+    def part_of(self, account_id: str) -> str:  # noqa: ARG002
+        """See ``proxy.limiter.RecordingLimiter``."""
+        return ""
+
+    async def ping(self, part: str = "") -> None:
         """See ``proxy.limiter.RecordingLimiter``."""
 
     async def close(self) -> None:

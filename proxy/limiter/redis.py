@@ -1,8 +1,8 @@
 """The limiter in Redis, shared by every worker and replica.
 
-What belongs here: asking, seeding what Redis does not know, reconnecting, and owing Redis what it could not be told.
-What does not: the rules (limiter.lua), the bytes (commands.py), the connection (wire.py), going on without Redis
-(degraded.py).
+What belongs here: asking, seeding what Redis does not know, and owing Redis what it could not be told. What does not:
+the rules (limiter.lua), the bytes (commands.py), which connection leads to an account (router.py), going on without
+Redis (degraded.py).
 
 Nothing is retried blindly. A verb is repeated when the answer says that it was not done, and settlements and releases
 are repeated by call id until they are done: the functions change nothing the second time.
@@ -10,21 +10,22 @@ are repeated by call id until they are done: the functions change nothing the se
 
 import asyncio
 import contextlib
-import random
 import secrets
-import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 
 import hiredis
 
 from proxy.core.account_state import check_amounts
 from proxy.core.limits import Admission, Growth, Limit, LimitKind
-from proxy.limiter import LimiterUnavailableError, SeedLoader
+from proxy.limiter import AccountUnavailableError, LimiterUnavailableError, SeedLoader
 from proxy.limiter.commands import Commands, Plan, pack
 from proxy.limiter.debts import Debt, Debts
 from proxy.limiter.loading import ensure_library, generation_of, load_library
+from proxy.limiter.router import Router
 from proxy.limiter.seeding import Seeding, seed_buckets
-from proxy.limiter.wire import Answer, Link, Target, UnansweredError, open_link, parse_target
+from proxy.limiter.targets import parse_targets
+from proxy.limiter.wire import Answer, Link, UnansweredError
 
 EPOCHS_MAX = 200_000
 """How many calls in flight are remembered; a forgotten one looks like a replay once Redis has lost its data."""
@@ -35,9 +36,10 @@ KEPT_MS = 3 * 86_400_000
 KEPT_ALONE_MS = 40 * 86_400_000
 """The same without a ledger: then what Redis forgets is lost, and it is kept for longer than a month."""
 
-BACKOFF_MIN_S = 0.05
-BACKOFF_MAX_S = 2.0
 SEED_ROUNDS_MAX = 4
+REPEATS_MAX = 64
+"""How often a command is repeated that was answered with where to ask, or to ask again; all within one timeout."""
+
 PING_LIMITS = (Limit("ping", LimitKind.WINDOW, 1, window_s=1, bucket_s=1),)
 RECORDED = -1  # in place of an epoch: a call that was admitted elsewhere
 
@@ -48,13 +50,13 @@ Command = Callable[[], bytes]
 
 
 class RedisLimiter:
-    """Keeps the contract of ``proxy.limiter.RecordingLimiter``. One connection for all calls of the process.
+    """Keeps the contract of ``proxy.limiter.RecordingLimiter``: by one connection, in a cluster one to each primary.
 
     ``settle`` and ``release`` return when they are done, or when Redis is away and they are owed: then they are
     repeated until they are done. They raise ``LimiterUnavailableError`` only when more is owed than can be kept.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
+        url: ``redis://``, ``rediss://`` or ``unix://``; of a cluster, one node or several.
         hold_ttl_ms: how long a hold lives without a heartbeat.
         timeout_ms: for one answer, and for connecting.
         seed_loader: asks the ledger about accounts that Redis does not know; None: they have used nothing.
@@ -70,19 +72,13 @@ class RedisLimiter:
         seed_loader: SeedLoader | None = None,
         now_ms: Callable[[], int] | None = None,
     ) -> None:
-        self._target: Target = parse_target(url)
         self._timeout_s = timeout_ms / 1000
         self._now_ms = now_ms
         self._commands = Commands(hold_ttl_ms, now_ms)
         self._seeding = Seeding(seed_loader)
-        self._debts = Debts(self._pay, hold_ttl_ms / 1000)
+        self._debts = Debts(self._pay, hold_ttl_ms / 1000, self.part_of)
         self._epochs: dict[tuple[str, str], int] = {}  # of calls in flight: which life of the state admitted them
-        self._link: Link | None = None
-        self._linked: asyncio.Future[Link] | None = None  # the attempt under way; None: the last one failed
-        self._keeper: asyncio.Task[None] | None = None
-        self._lost = asyncio.Event()
-        self._reason = "not connected to Redis yet"
-        self._is_closed = False
+        self._router = Router(parse_targets(url), self._timeout_s, self._prepare)
         self._sent = 0  # settlements that Redis has not answered yet
 
     @property
@@ -101,7 +97,7 @@ class RedisLimiter:
         """See ``proxy.limiter.Limiter``."""
         check_amounts(needs)
         plan = self._commands.plan(limits)
-        link = self._link
+        link = self._router.only or self._router.link(account_id)
         try:
             # the usual way, without a detour: connected, and Redis knows the account
             answer = None if link is None else await link.send(self._commands.admit(account_id, call_id, plan, needs))
@@ -139,7 +135,7 @@ class RedisLimiter:
         self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]
     ) -> Coroutine[None, None, None] | None:
         """See ``proxy.limiter.Limiter``: the command is written now; whatever else is answered than "done" is owed."""
-        link = self._link
+        link = self._router.only or self._router.link(account_id)
         if link is None:
             return self.settle(account_id, call_id, limits, amounts)
         check_amounts(amounts)
@@ -175,14 +171,14 @@ class RedisLimiter:
         """See ``proxy.limiter.Limiter``."""
         check_amounts(known)
         plan = self._commands.plan(limits)
-        answer: int = await self._ask(lambda: self._commands.extend(account_id, call_id, plan, known))
+        answer: int = await self._ask(account_id, lambda: self._commands.extend(account_id, call_id, plan, known))
         return answer == 1
 
     async def grow(self, account_id: str, call_id: str, limits: Sequence[Limit], wants: Sequence[int]) -> Growth:
         """See ``proxy.limiter.Limiter``."""
         check_amounts(wants)
         plan = self._commands.plan(limits)
-        answer: int = await self._ask(lambda: self._commands.grow(account_id, call_id, plan, wants))
+        answer: int = await self._ask(account_id, lambda: self._commands.grow(account_id, call_id, plan, wants))
         return _GROWTHS.get(answer, Growth.GONE)
 
     async def release(self, account_id: str, call_id: str, limits: Sequence[Limit]) -> None:
@@ -190,7 +186,7 @@ class RedisLimiter:
         plan = self._commands.plan(limits)
         self._epochs.pop((account_id, call_id), None)
         try:
-            await self._ask(lambda: self._commands.release(account_id, call_id, plan))
+            await self._ask(account_id, lambda: self._commands.release(account_id, call_id, plan))
         except LimiterUnavailableError:
             self._debts.owe(Debt(account_id, call_id, plan.limits, None))
         except asyncio.CancelledError:
@@ -203,65 +199,76 @@ class RedisLimiter:
         answer = await self._known(account_id, plan, lambda: self._commands.peek(account_id, plan))
         return plan.read(answer)[0]
 
-    async def ping(self) -> None:
+    def part_of(self, account_id: str) -> str:
+        """See ``proxy.limiter.RecordingLimiter``: the parts are the primaries of a cluster."""
+        return self._router.part_of(account_id)
+
+    async def ping(self, part: str = "") -> None:
         """See ``proxy.limiter.RecordingLimiter``. It calls a function that may write: a Redis that cannot refuses."""
-        await self._ask(lambda: self._commands.peek("tollgate.ping", self._commands.plan(PING_LIMITS)))
+        plan = self._commands.plan(PING_LIMITS)
+        names = await self._router.probes(part)
+        asked = [self._ask(name, partial(self._commands.peek, name, plan)) for name in names]
+        for result in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     async def close(self) -> None:
         """Pay what is owed if Redis is there to take it, and disconnect."""
-        if self._link is not None and self._sent:
-            with contextlib.suppress(LimiterUnavailableError):
-                await self.ping()  # answers come in order: after this one no settlement is on its way
-        if self._link is not None:
+        links = list(self._router.links())
+        if self._sent:
+            # answers come in order: after this one no settlement is on its way
+            last = [link.send(pack("PING")) for link in links]
+            await asyncio.gather(*last, return_exceptions=True)
+        if links:
             await self._debts.settle_up(self._timeout_s)
-        self._is_closed = True
         self._debts.close()
         await self._seeding.close()
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-        if self._link is not None:
-            self._link.lose("closed")
+        await self._router.close()
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
     async def _known(self, account_id: str, plan: Plan, command: Command) -> Answer:
         """Ask; when Redis does not know the account, seed it and ask again."""
-        answer = await self._ask(command)
+        answer = await self._ask(account_id, command)
         rounds = 0
         while answer == -1:
             if rounds == SEED_ROUNDS_MAX:
                 raise LimiterUnavailableError("Redis forgets accounts as soon as they are seeded")
             rounds += 1
             await self._seeding.once(account_id, lambda: self._seed(account_id, plan))
-            answer = await self._ask(command)
+            answer = await self._ask(account_id, command)
         return answer
 
-    async def _ask(self, command: Command) -> Answer:
-        link = self._link
-        if link is None:
-            link = await self._connected()
+    async def _ask(self, account_id: str, command: Command) -> Answer:
+        link = self._router.only or await self._router.connected(account_id)
         answer = await link.send(command())
         if type(answer) is hiredis.ReplyError:
-            return await self._asked_in_vain(link, command, str(answer))
+            return await self._asked_in_vain(account_id, link, command, str(answer))
         return answer
 
-    async def _asked_in_vain(self, link: Link, command: Command, error: str) -> Answer:
-        """Load the library and ask again if that was it; everything else means that the store is away."""
-        if error.startswith("ERR Function not found"):
-            await load_library(link)
+    async def _asked_in_vain(self, account_id: str, link: Link, command: Command, error: str) -> Answer:
+        """Ask again where the answer says, or once it has got its functions; all else means that the store is away."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._timeout_s
+        is_loaded = False
+        for _ in range(REPEATS_MAX):
+            if error.startswith("ERR Function not found") and not is_loaded:
+                await load_library(link)
+                is_loaded = True
+            else:
+                link = await self._router.follow(account_id, link, error)
             answer = await link.send(command())
             if not isinstance(answer, hiredis.ReplyError):
                 return answer
             error = str(answer)
-        if error.startswith(("READONLY", "MOVED", "MASTERDOWN")):
-            link.lose(f"another Redis is in charge: {error}")
-        raise LimiterUnavailableError(f"Redis refuses: {error}")
+            if loop.time() > until_s:
+                break
+        raise AccountUnavailableError(f"the account is on the move: {error}")
 
     async def _seed(self, account_id: str, plan: Plan) -> None:
         seed = await self._seeding.load(account_id, plan.limits)
         if self._now_ms is None:
-            seconds, micros = await self._ask(lambda: pack("TIME"))
+            seconds, micros = await self._ask(account_id, lambda: pack("TIME"))
             now_ms = int(seconds) * 1000 + int(micros) // 1000
         else:
             now_ms = self._now_ms()
@@ -274,12 +281,12 @@ class RedisLimiter:
         ]
         epoch = secrets.randbits(52) + 1
         kept_ms = KEPT_MS if self._seeding.has_ledger else KEPT_ALONE_MS
-        await self._ask(lambda: self._commands.seed(account_id, plan, epoch, kept_ms, values, seed.calls))
+        await self._ask(account_id, lambda: self._commands.seed(account_id, plan, epoch, kept_ms, values, seed.calls))
 
     async def _pay(self, debt: Debt) -> None:
         plan = self._commands.plan(debt.limits)
         if debt.amounts is None:
-            await self._ask(lambda: self._commands.release(debt.account_id, debt.call_id, plan))
+            await self._ask(debt.account_id, lambda: self._commands.release(debt.account_id, debt.call_id, plan))
             return
         amounts = debt.amounts
         await self._known(
@@ -288,65 +295,11 @@ class RedisLimiter:
             lambda: self._commands.settle(debt.account_id, debt.call_id, plan, debt.epoch, amounts),
         )
 
-    # --- connecting --------------------------------------------------------------------------------------------------
-
-    async def _connected(self) -> Link:
-        """Wait for the connection that is being made; fail at once while Redis is known to be away."""
-        if self._is_closed:
-            raise LimiterUnavailableError("the limiter is closed")
-        if self._keeper is None:
-            self._linked = asyncio.get_running_loop().create_future()
-            self._keeper = asyncio.create_task(self._keep_connected(), name="limiter-redis")
-        if self._linked is None:
-            raise LimiterUnavailableError(self._reason)
-        return await asyncio.shield(self._linked)
-
-    async def _keep_connected(self) -> None:
-        """Connect, wait until the connection is lost, and connect again: at once first, then with growing pauses."""
-        pause_s = 0.0
-        while True:
-            self._lost.clear()
-            began_s = time.monotonic()
-            try:
-                link = await self._connect()
-            except LimiterUnavailableError as exc:
-                self._fail(str(exc))
-            else:
-                self._link = link
-                if self._linked is not None and not self._linked.done():
-                    self._linked.set_result(link)
-                await self._lost.wait()
-                self._on_lost(link)
-                if time.monotonic() - began_s > BACKOFF_MAX_S:
-                    pause_s = 0.0
-                    continue
-                self._fail("the connection to Redis does not last")
-            pause_s = min(max(pause_s * 2, BACKOFF_MIN_S), BACKOFF_MAX_S)
-            await asyncio.sleep(pause_s * (0.5 + random.random() / 2))  # noqa: S311 - not a secret
-
-    async def _connect(self) -> Link:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                link = await open_link(self._target, self._timeout_s, self._on_lost)
-                await ensure_library(link)
-                if self._seeding.has_ledger:
-                    self._commands.use_generation(await generation_of(link))
-                return link
-        except TimeoutError as exc:
-            raise LimiterUnavailableError(f"Redis at {self._target!r} does not answer") from exc
-
-    def _on_lost(self, link: Link) -> None:
-        if link is self._link:
-            self._link = None
-            self._linked = asyncio.get_running_loop().create_future()
-        self._lost.set()
-
-    def _fail(self, reason: str) -> None:
-        self._reason = reason
-        linked, self._linked = self._linked, None
-        if linked is not None and not linked.done():
-            linked.set_exception(LimiterUnavailableError(reason))
-            linked.exception()  # looked at: perhaps nobody waits
+    async def _prepare(self, link: Link) -> None:
+        """Give a new connection what it needs before the first verb."""
+        await ensure_library(link)
+        if self._seeding.has_ledger and not self._router.is_clustered:
+            self._commands.use_generation(await generation_of(link))
 
 
 class _Told:

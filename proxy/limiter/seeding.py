@@ -10,14 +10,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from proxy.core.account_state import coalesce
 from proxy.core.limits import Limit, LimitKind
 from proxy.core.windows import Bucket
-from proxy.limiter import LimiterUnavailableError, Seed, SeedLoader
+from proxy.limiter import AccountUnavailableError, Seed, SeedLoader
 
 LOADER_TIMEOUT_S = 5.0
 """How long the ledger may take to say what an account has used."""
 
 
-class LedgerUnavailableError(LimiterUnavailableError):
-    """The store is there, but the ledger does not say what an account has used: nothing can be decided about it."""
+class LedgerUnavailableError(AccountUnavailableError):
+    """The ledger does not say what an account has used."""
 
 
 class Seeding:

@@ -1,24 +1,22 @@
-"""One connection to Redis, shared by every call of the process.
+"""A connection to Redis, shared by every call of the process.
 
 What belongs here: connecting, gathering commands per turn of the event loop, handing answers out in order, and giving
 the connection up when an answer is late. What does not: what the commands mean (commands.py), and reconnecting
-(redis.py).
+(keeper.py).
 
 A caller that is cancelled leaves its place in the queue, so that the order of the answers is never disturbed.
 """
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import hiredis
-import msgspec
-from redis.asyncio.connection import SSLConnection, parse_url
 
 from proxy.limiter import LimiterUnavailableError
 from proxy.limiter.commands import pack
+from proxy.limiter.targets import Target
 
 Answer = Any
 """What hiredis makes of an answer: bytes, int, list, None, or a ``hiredis.ReplyError`` (returned, not raised)."""
@@ -32,49 +30,6 @@ WAITING_MAX = 16_384
 """How many commands may wait for their answers; more are refused."""
 
 _NOTHING = object()
-
-
-class Target(msgspec.Struct, frozen=True):
-    """Where Redis is. See ``parse_target``."""
-
-    host: str
-    port: int
-    path: str | None
-    username: str | None
-    password: str | None
-    db: int
-    tls: ssl.SSLContext | None
-
-    def __repr__(self) -> str:
-        """Leave the secrets out."""
-        return self.path or f"{self.host}:{self.port}/{self.db}"
-
-
-def parse_target(url: str) -> Target:
-    """Read a ``redis://``, ``rediss://`` or ``unix://`` URL, with redis-py's query parameters for TLS.
-
-    Raises:
-        ValueError: it is none.
-    """
-    options: dict[str, Any] = dict(parse_url(url))
-    tls = None
-    if options.get("connection_class") is SSLConnection:
-        tls = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
-        if options.get("ssl_certfile"):
-            tls.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
-        if options.get("ssl_check_hostname") in (False, "false", "False"):
-            tls.check_hostname = False
-        if options.get("ssl_cert_reqs") == "none":
-            tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
-    return Target(
-        host=options.get("host", "localhost"),
-        port=options.get("port", 6379),
-        path=options.get("path"),
-        username=options.get("username"),
-        password=options.get("password"),
-        db=options.get("db", 0),
-        tls=tls,
-    )
 
 
 class Listener(Protocol):
@@ -91,11 +46,13 @@ class Link(asyncio.Protocol):
     """A connection, from ``open_link``.
 
     Args:
+        target: what it leads to.
         timeout_s: an answer later than this costs the connection.
         on_lost: called once when the connection is gone.
     """
 
-    def __init__(self, timeout_s: float, on_lost: Callable[["Link"], None]) -> None:
+    def __init__(self, target: Target, timeout_s: float, on_lost: Callable[["Link"], None]) -> None:
+        self.target = target
         self._timeout_s = timeout_s
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -216,10 +173,10 @@ async def open_link(target: Target, timeout_s: float, on_lost: Callable[[Link], 
     try:
         async with asyncio.timeout(timeout_s):
             if target.path is not None:
-                _, link = await loop.create_unix_connection(lambda: Link(timeout_s, on_lost), target.path)
+                _, link = await loop.create_unix_connection(lambda: Link(target, timeout_s, on_lost), target.path)
             else:
                 _, link = await loop.create_connection(
-                    lambda: Link(timeout_s, on_lost), target.host, target.port, ssl=target.tls
+                    lambda: Link(target, timeout_s, on_lost), target.host, target.port, ssl=target.tls
                 )
     except (OSError, TimeoutError) as exc:
         raise LimiterUnavailableError(f"no connection to Redis at {target!r}: {type(exc).__name__}") from exc

@@ -45,9 +45,16 @@ class _Soon:
                 await asyncio.sleep(0.01)
 
 
-@pytest.fixture(params=["memory", "redis", "memory-soon", "redis-soon"])
+def url_of(request: pytest.FixtureRequest, store: str) -> str:
+    """Return the URL of a Redis, or of a cluster of three primaries."""
+    if store == "cluster":
+        return request.getfixturevalue("three_primaries").url  # type: ignore[no-any-return]
+    return request.getfixturevalue("redis_url")  # type: ignore[no-any-return]
+
+
+@pytest.fixture(params=["memory", "redis", "cluster", "memory-soon", "redis-soon"])
 async def make_limiter(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[Make]:
-    """Make a limiter of one of the two kinds, on the test's clock."""
+    """Make a limiter of one of the kinds, on the test's clock."""
     async with AsyncExitStack() as stack:
 
         def make(seed_loader: SeedLoader | None = None, hold_ttl_ms: int = 60_000) -> RecordingLimiter:
@@ -55,12 +62,13 @@ async def make_limiter(request: pytest.FixtureRequest, clock: Clock) -> AsyncIte
             if request.param.startswith("memory"):
                 limiter = MemoryLimiter(clock, hold_ttl_ms, seed_loader)
             else:
-                url: str = request.getfixturevalue("redis_url")
+                url = url_of(request, request.param.removesuffix("-soon"))
                 limiter = RedisLimiter(url, hold_ttl_ms, 5000, seed_loader, clock)
             stack.push_async_callback(limiter.close)
             return cast("RecordingLimiter", _Soon(limiter)) if request.param.endswith("-soon") else limiter
 
-        request.getfixturevalue("redis_url") if request.param.startswith("redis") else None
+        if not request.param.startswith("memory"):
+            url_of(request, request.param.removesuffix("-soon"))
         yield make
 
 

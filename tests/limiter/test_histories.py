@@ -14,6 +14,7 @@ from proxy.core.account_state import AccountState
 from proxy.core.limits import Admission, Limit
 from proxy.limiter.memory import MemoryLimiter
 from proxy.limiter.redis import RedisLimiter
+from tests.limiter.conftest import url_of
 from tests.limiter.histories import (
     CALLS,
     HOLD_TTL_MS,
@@ -122,10 +123,18 @@ def runner() -> Iterator[asyncio.Runner]:
 
 
 @pytest.fixture
-def both(redis_url: str, runner: asyncio.Runner) -> Iterator[tuple[MemoryLimiter, RedisLimiter, Clock]]:
+def store() -> str:
+    """The kind of Redis; some tests try a cluster too."""
+    return "redis"
+
+
+@pytest.fixture
+def both(
+    request: pytest.FixtureRequest, store: str, runner: asyncio.Runner
+) -> Iterator[tuple[MemoryLimiter, RedisLimiter, Clock]]:
     clock = Clock()
     memory = MemoryLimiter(clock, HOLD_TTL_MS)
-    in_redis = RedisLimiter(redis_url, HOLD_TTL_MS, 10_000, None, clock)
+    in_redis = RedisLimiter(url_of(request, store), HOLD_TTL_MS, 10_000, None, clock)
     yield memory, in_redis, clock
     runner.run(in_redis.close())
 
@@ -153,7 +162,7 @@ def test_redis_and_memory_answer_alike(both: Both, runner: asyncio.Runner, histo
     runner.run(play_both(both, history, new_account()))
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(("store", "seed"), [("redis", 1), ("redis", 2), ("redis", 3), ("cluster", 4)])
 def test_redis_and_memory_answer_alike_for_long(both: Both, runner: asyncio.Runner, seed: int) -> None:
     rng = random.Random(seed)
     history = [random_step(rng) for _ in range(2500)]

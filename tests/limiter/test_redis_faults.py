@@ -386,7 +386,7 @@ async def test_a_password_and_a_database_of_the_url_are_used_and_never_shown(tmp
         wrong = RedisLimiter(f"redis://someone:sesame-shut@127.0.0.1:{port}/3")
         with pytest.raises(LimiterUnavailableError) as refused:
             await wrong.peek(account, LIMITS)
-        assert "sesame" not in str(refused.value) + repr(wrong._target)
+        assert "sesame" not in str(refused.value) + repr(wrong._router._targets)
         await wrong.close()
 
 

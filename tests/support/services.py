@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -67,6 +67,118 @@ def redis_server(folder: Path, port: int | None = None, *options: str) -> Iterat
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         stop(process)
+
+
+class RedisCluster:
+    """A cluster of primaries without replicas, each of which can be killed and started again on its own.
+
+    A node without the others' slots goes on: what is tested is who misses what it had.
+    """
+
+    def __init__(self, folder: Path, primaries: int = 3, *options: str) -> None:
+        self._folder, self._options = folder, options
+        self.ports = [free_port() for _ in range(primaries)]
+        self._bus_ports = [free_port() for _ in range(primaries)]
+        self._running: list[subprocess.Popen[bytes] | None] = [None] * primaries
+
+    @property
+    def url(self) -> str:
+        """URL of the first node."""
+        return f"redis://127.0.0.1:{self.ports[0]}/0"
+
+    @property
+    def urls(self) -> str:
+        """URL that names every node."""
+        return "redis://" + ",".join(f"127.0.0.1:{port}" for port in self.ports)
+
+    def create(self) -> None:
+        """Start the nodes, give each the same number of slots, and wait until each knows what the others have."""
+        for number in range(len(self.ports)):
+            self.start(number)
+        share = -(-16_384 // len(self.ports))
+        for number in range(len(self.ports)):
+            last = min(16_384, share * (number + 1)) - 1
+            self.ask(number, "CLUSTER", "ADDSLOTSRANGE", str(share * number), str(last))
+            self.ask(number, "CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
+        for number in range(1, len(self.ports)):
+            self.ask(number, "CLUSTER", "MEET", "127.0.0.1", str(self.ports[0]), str(self._bus_ports[0]))
+        self.wait_until_whole()
+
+    def wait_until_whole(self, seconds: float = 20.0) -> None:
+        """Wait until every node sees every other, and the slots of all."""
+        deadline = time.monotonic() + seconds
+        for number in range(len(self.ports)):
+            while not self._is_whole(number):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the cluster does not come together: {self.ask(number, 'CLUSTER', 'NODES')}")
+                time.sleep(0.02)
+
+    def _is_whole(self, number: int) -> bool:
+        said = dict(line.split(":") for line in self.ask(number, "CLUSTER", "INFO").split() if ":" in line)
+        healthy = (said["cluster_state"], said["cluster_slots_ok"], said["cluster_size"])
+        return healthy == ("ok", "16384", str(len(self.ports))) and "fail" not in self.ask(number, "CLUSTER", "NODES")
+
+    def ask(self, number: int, *words: str) -> str:
+        """Give a node a command, and return what redis-cli prints."""
+        command = ["redis-cli", "-e", "-p", str(self.ports[number]), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout
+
+    def start(self, number: int) -> None:
+        """Start a node: it knows its slots and the others, as far as it had got."""
+        folder = self._folder / f"node-{number}"
+        folder.mkdir(exist_ok=True)
+        port, bus_port = str(self.ports[number]), str(self._bus_ports[number])
+        command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+        command += ["--cluster-enabled", "yes", "--cluster-port", bus_port, "--cluster-node-timeout", "2000"]
+        command += ["--cluster-require-full-coverage", "no", *self._options]
+        with (folder / "redis.log").open("ab") as log:
+            process = self._running[number] = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_for_port(self.ports[number], process)
+
+    def kill(self, number: int) -> None:
+        """``kill -9`` a node: what it had in memory is lost."""
+        process = self._running[number]
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def owner_of(self, account: str) -> int:
+        """Return the number of the node that has an account."""
+        slot = int(self.ask(0, "CLUSTER", "KEYSLOT", account))
+        return min(slot // -(-16_384 // len(self.ports)), len(self.ports) - 1)
+
+    def move(self, slot: int, source: int, target: int, pause: Callable[[], None] = lambda: None) -> None:
+        """Bring a slot and its keys from one node to another, as ``redis-cli --cluster reshard`` does.
+
+        Args:
+            pause: called when both nodes know of the move, and before the first key moves.
+        """
+        source_id, target_id = (self.ask(number, "CLUSTER", "MYID").strip() for number in (source, target))
+        self.ask(target, "CLUSTER", "SETSLOT", str(slot), "IMPORTING", source_id)
+        self.ask(source, "CLUSTER", "SETSLOT", str(slot), "MIGRATING", target_id)
+        pause()
+        while keys := self.ask(source, "CLUSTER", "GETKEYSINSLOT", str(slot), "100").split():
+            port = str(self.ports[target])
+            self.ask(source, "MIGRATE", "127.0.0.1", port, "", "0", "5000", "KEYS", *keys)
+        for number in (target, source):
+            self.ask(number, "CLUSTER", "SETSLOT", str(slot), "NODE", target_id)
+
+    def close(self) -> None:
+        """End every node."""
+        for process in self._running:
+            if process is not None:
+                stop(process)
+
+
+@contextlib.contextmanager
+def redis_cluster(folder: Path, primaries: int = 3, *options: str) -> Iterator[RedisCluster]:
+    """Run a Redis Cluster of some primaries."""
+    cluster = RedisCluster(folder, primaries, *options)
+    try:
+        cluster.create()
+        yield cluster
+    finally:
+        cluster.close()
 
 
 def _postgres_bin(name: str) -> str:
