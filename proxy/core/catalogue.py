@@ -96,6 +96,7 @@ class Tier(msgspec.Struct, frozen=True):
         requests: requests in any ``requests_window_s``.
         requests_window_s: length of the requests window in seconds.
         bill_failed_upstream: whether what a failing upstream had produced is billed.
+        priority: whose calls go first where calls wait for an upstream: the higher one's.
         calls_in_flight: calls at once; None: any number.
         shadow: the limits that count and refuse nothing, called as in tiers.yaml.
     """
@@ -109,6 +110,7 @@ class Tier(msgspec.Struct, frozen=True):
     requests: int = 1000
     requests_window_s: int = 60
     bill_failed_upstream: bool = False
+    priority: int = 0
     calls_in_flight: int | None = None
     shadow: tuple[str, ...] = ()
 
@@ -121,7 +123,8 @@ class Upstream(msgspec.Struct, frozen=True):
         url: base URL, ``http(s)://host[:port][/prefix]``, without ``/v1``.
         engine: the server software.
         api_key: sent as its bearer token in place of the customer's; None: no Authorization header is sent.
-        in_flight_max: most calls at once; a call beyond it is refused as saturated.
+        in_flight_max: most calls at once; a call beyond it goes elsewhere, or waits.
+        priority_field: whether its engine is told the priority of each call.
     """
 
     name: str
@@ -129,6 +132,7 @@ class Upstream(msgspec.Struct, frozen=True):
     engine: Engine = Engine.VLLM
     api_key: str | None = None
     in_flight_max: int = 4096
+    priority_field: bool = False
 
     def __repr__(self) -> str:
         """Leave the key out: a repr ends up in logs."""

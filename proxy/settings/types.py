@@ -105,6 +105,21 @@ class LimiterSettings(msgspec.Struct, frozen=True):
     default_max_tokens: Annotated[
         int, Meta(gt=0, description="Applied and forwarded when a call sets no max_tokens.")
     ] = 1024
+    fit_tokens_min: Annotated[
+        int,
+        Meta(gt=0, description="A call with `X-RateLimit-Fit: true` is lowered to no less than so many tokens a text."),
+    ] = 16
+
+
+class QueueSettings(msgspec.Struct, frozen=True):
+    """How calls wait when every upstream of their model is full, in each process."""
+
+    wait_s: Annotated[
+        float,
+        Meta(ge=0, le=600, description="Longest that a call waits, in seconds; then it is 503. 0: no call waits."),
+    ] = 10.0
+    calls_max: Annotated[int, Meta(ge=1, le=100_000, description="Most calls that wait for the same upstreams.")] = 1024
+    account_calls_max: Annotated[int, Meta(ge=1, le=100_000, description="Most of them that are one account's.")] = 256
 
 
 class ProxySettings(msgspec.Struct, frozen=True):
@@ -179,6 +194,7 @@ class ProxySettings(msgspec.Struct, frozen=True):
     timeouts: Annotated[Timeouts, Meta(description="How long the proxy waits.")] = Timeouts()
     sizes: Annotated[Sizes, Meta(description="Upper bounds.")] = Sizes()
     limiter: Annotated[LimiterSettings, Meta(description="How limits are kept.")] = LimiterSettings()
+    queue: Annotated[QueueSettings, Meta(description="How calls wait for an upstream.")] = QueueSettings()
 
     def __repr__(self) -> str:
         """Mask the passwords of the stores: a repr ends up in logs."""

@@ -5,15 +5,17 @@ never: the upstream may be working on it. What does not: the bytes (connection.p
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from proxy.core.calls import PreparedCall, Sent, Source
+from proxy.core.calls.priority import with_priority
 from proxy.core.catalogue import Upstream
 from proxy.core.endpoints import Endpoint
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.failures import FailureKind, UpstreamError
 from proxy.upstream.pool import UpstreamPool, UpstreamPools
+from proxy.upstream.queue import Refusal
 from proxy.upstream.relay import Relay
 
 _NOT_BEGUN: Final = frozenset({FailureKind.UNREACHABLE, FailureKind.SATURATED, FailureKind.CLOSED})
@@ -33,20 +35,38 @@ class Request:
         endpoint: what is called; it knows what each engine is sent.
         call: the call.
         lines: header lines of the client that pass. The type is never the client's: curl's default is a form.
+        account: whose call it is.
+        priority: of the account's tier.
+
+    Attributes:
+        queued_s: how long it has waited for a place; None: not at all.
+        refusal: why it got no place.
     """
 
-    __slots__ = ("_call", "_endpoint", "_lines")
+    __slots__ = ("_call", "_endpoint", "_lines", "account", "priority", "queued_s", "refusal")
 
-    def __init__(self, endpoint: Endpoint, call: PreparedCall, lines: bytes) -> None:
+    def __init__(
+        self, endpoint: Endpoint, call: PreparedCall, lines: bytes, account: str = "", priority: int = 0
+    ) -> None:
         self._endpoint = endpoint
         self._call = call
         self._lines = lines
+        self.account = account
+        self.priority = priority
+        self.queued_s: float | None = None
+        self.refusal: Refusal | None = None
 
     def to(self, pool: UpstreamPool) -> tuple[bytes, Pieces | None]:
-        """Return the request for one upstream: head and body in one piece, and what is too large to be part of it."""
-        call, send = self._call, self._endpoint.send
-        sent = Sent(call.upstream_route, call.body) if send is None else send(call, pool.upstream.engine)
+        """Return the request for one upstream: head and body in one piece, and what is too large to be part of it.
+
+        Raises:
+            ApiError: 400 when the body cannot be given a priority.
+        """
+        call, send, upstream = self._call, self._endpoint.send, pool.upstream
+        sent = Sent(call.upstream_route, call.body) if send is None else send(call, upstream.engine)
         body = sent.body
+        if upstream.priority_field and send is None and isinstance(body, bytes):
+            body = with_priority(body, self.priority, upstream.engine)
         rest: Pieces | None = None
         if isinstance(body, bytes):
             size = len(body)
@@ -65,12 +85,45 @@ class Request:
         ), rest
 
 
-def _in_order(pools: UpstreamPools, upstreams: Sequence[Upstream]) -> Iterable[UpstreamPool]:
+def _in_order(pools: UpstreamPools, upstreams: Sequence[Upstream]) -> list[UpstreamPool]:
     """Preferred first, but those that failed a moment ago last."""
     found = [pools.of(upstream) for upstream in upstreams]
     if len(found) > 1:
         found.sort(key=lambda pool: pool.is_suspect)
     return found
+
+
+def _take_place(untried: list[UpstreamPool], full: list[UpstreamPool]) -> UpstreamPool | None:
+    """Take a place at the first upstream that has one; those before it are full. None: all are."""
+    while untried:
+        pool = untried.pop(0)
+        if pool.in_flight < pool.places:
+            pool.in_flight += 1  # given back by ``ended``
+            return pool
+        full.append(pool)
+    return None
+
+
+def _prepare(
+    request: Request, pool: UpstreamPool, new_relay: Callable[[UpstreamPool], Relay]
+) -> tuple[bytes, Pieces | None, Relay]:
+    """Make what is needed to use a place that has been taken; until that is done, nobody else gives it back."""
+    try:
+        return *request.to(pool), new_relay(pool)
+    except BaseException:
+        pool.ended()
+        raise
+
+
+def _is_answer(relay: Relay, pool: UpstreamPool, on_failure: Callable[[UpstreamPool, FailureKind], None]) -> bool:
+    """Whether an exchange that is over is the answer, or may be tried elsewhere."""
+    error = relay.error
+    if error is None and relay.status not in _BUSY:
+        return True
+    if error is None:
+        pool.turned_away()
+    on_failure(pool, error.kind if error is not None else FailureKind.SATURATED)
+    return error is not None and (error.kind not in _NOT_BEGUN or relay.streaming)
 
 
 def _over(relay: Relay, rest: Pieces | None, pool: UpstreamPool) -> Awaitable[None]:
@@ -122,36 +175,46 @@ async def exchange(
 ) -> Relay:
     """Send a call and wait until its answer is over; return the relay, which knows how it ended.
 
+    Upstreams that are full are passed over; when none of the others could begin, the call waits for a place at one.
+
     Cancelled, the last relay goes on: whoever cancels decides with ``Relay.abort`` or by awaiting ``over``. Only an
     upload under way ends with the cancellation.
 
     Raises:
+        NoPlaceError: all that might have begun were full for too long (proxy.upstream.queue).
         UpstreamError: no upstream could even begin.
     """
     error: UpstreamError | None = None
     relay: Relay | None = None
-    for pool in _in_order(pools, upstreams):
-        payload, rest = request.to(pool)
+    untried, full = _in_order(pools, upstreams), list[UpstreamPool]()
+    while untried or full:
+        pool = _take_place(untried, full)
+        if pool is None:
+            pool = await pools.queue.place(full, request)
+            full.remove(pool)
+        payload, rest, relay = _prepare(request, pool, new_relay)
         try:
-            relay = new_relay(pool)
             connection = pool.begin(relay, payload)
             if connection is not None:
                 relay.connection = connection
                 await _over(relay, rest, pool)
                 if relay.error is not None and relay.error.kind is FailureKind.CLOSED:
-                    relay = new_relay(pool)  # a kept connection that was closed meanwhile: once more over a fresh one
+                    # A kept connection that was closed meanwhile: once more over a fresh one.
                     connection = None
+                    if pool.in_flight >= pool.places:  # its place has gone to a call that waited
+                        full.append(pool)
+                        continue
+                    pool.in_flight += 1
+                    relay = new_relay(pool)
             if connection is None:
                 relay.connection = await pool.begin_fresh(relay, payload)
                 await _over(relay, rest, pool)
         except UpstreamError as exc:
             error, relay = exc, None
+            pool.turned_away()
             on_failure(pool, exc.kind)
             continue
-        if relay.error is None and relay.status not in _BUSY:
-            return relay
-        on_failure(pool, relay.error.kind if relay.error is not None else FailureKind.SATURATED)
-        if relay.error is not None and (relay.error.kind not in _NOT_BEGUN or relay.streaming):
+        if _is_answer(relay, pool, on_failure):
             return relay
     if relay is not None:
         return relay

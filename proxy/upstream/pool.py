@@ -1,7 +1,7 @@
 """Connections to the upstreams, kept for reuse.
 
 What belongs here: opening, keeping, bounding and expiring connections, and passive health. What does not: bytes
-(connection.py) and answers (relay.py).
+(connection.py), answers (relay.py), and waiting for a place (queue.py).
 """
 
 import asyncio
@@ -10,10 +10,14 @@ import ssl
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+import msgspec
+
 from proxy.core.catalogue import Upstream
-from proxy.settings.types import Timeouts
+from proxy.core.fairness import Pace
+from proxy.settings.types import QueueSettings, Timeouts
 from proxy.upstream.connection import Sink, UpstreamConnection
 from proxy.upstream.failures import FailureKind, UpstreamError
+from proxy.upstream.queue import Line, Queue
 
 SWEEP_S = 0.5
 BACKOFF_FIRST_S = 0.5
@@ -27,9 +31,22 @@ class UpstreamPool:
         upstream: where to.
         timeouts: returns those in force: to connect, to the first byte, between bytes, to keep an idle connection.
         clock: monotonic seconds.
+        queue: gets the places that become free while calls wait for them.
+
+    Attributes:
+        in_flight: calls that have a place: counted up by whoever takes one, down by ``ended``.
+        places: how many places there are: the upstream's ``in_flight_max``, less those that are closed for a moment.
+        lines: those in which calls wait for a place.
+        pace: how fast places become free while calls wait.
     """
 
-    def __init__(self, upstream: Upstream, timeouts: Callable[[], Timeouts], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        timeouts: Callable[[], Timeouts],
+        clock: Callable[[], float],
+        queue: "Queue[UpstreamPool]",
+    ) -> None:
         parts = urlsplit(upstream.url)
         self.upstream = upstream
         self.path_prefix = parts.path.rstrip("/").encode()
@@ -46,7 +63,11 @@ class UpstreamPool:
         self._open: set[UpstreamConnection] = set()
         self._down_until = 0.0
         self._backoff_s = 0.0
+        self._queue = queue
         self.in_flight = 0
+        self.places = upstream.in_flight_max
+        self.lines: list[Line[UpstreamPool]] = []
+        self.pace = Pace()
 
     @property
     def is_suspect(self) -> bool:
@@ -63,34 +84,32 @@ class UpstreamPool:
         """How long an upstream that has been sent everything may take to begin its answer."""
         return self._timeouts().first_byte_s
 
-    def begin(self, sink: Sink, request: bytes) -> UpstreamConnection | None:
-        """Send at once over an idle connection; None when there is none.
+    def ended(self) -> None:
+        """Give a place back: the exchange is over, however it ended."""
+        self.in_flight -= 1
+        if self.lines:
+            self._queue.freed(self)
 
-        Raises:
-            UpstreamError: it is saturated.
-        """
-        self._check_capacity()
+    def begin(self, sink: Sink, request: bytes) -> UpstreamConnection | None:
+        """Send at once over an idle connection, from the place that has been taken; None when there is none."""
         while self._idle:
             connection = self._idle.pop()
             if connection.is_open:
-                self.in_flight += 1  # counted down by ``ended``
                 self._begin(connection, sink, request)
                 return connection
         return None
 
     async def begin_fresh(self, sink: Sink, request: bytes) -> UpstreamConnection:
-        """Open a connection and send over it.
+        """Open a connection and send over it, from the place that has been taken; a failure gives the place back.
 
         Raises:
-            UpstreamError: it is saturated, or cannot be reached.
+            UpstreamError: it cannot be reached.
         """
-        self._check_capacity()
-        self.in_flight += 1
         try:
             connection = await self._connect()
             self._begin(connection, sink, request)
         except BaseException:
-            self.in_flight -= 1
+            self.ended()
             raise
         return connection
 
@@ -98,13 +117,23 @@ class UpstreamPool:
         timeouts = self._timeouts()
         connection.begin(sink, request, timeouts.first_byte_s, timeouts.idle_s)
 
-    def ended(self) -> None:
-        """Count down what ``begin`` or ``begin_fresh`` counted up: the exchange is over, however it ended."""
-        self.in_flight -= 1
+    def turned_away(self) -> None:
+        """It is busy, or cannot be reached: while calls wait, one place is closed until the next sweep.
 
-    def _check_capacity(self) -> None:
-        if self.in_flight >= self.upstream.in_flight_max:
-            raise UpstreamError(FailureKind.SATURATED, self.upstream.name)
+        Else every call that waits would be sent there, and turned away, as fast as it can say so.
+        """
+        if self.lines and self.places:
+            self.places -= 1
+
+    def adopt(self, upstream: Upstream) -> None:
+        """Take over what a reload has changed of an upstream that is still the same."""
+        self.upstream = upstream
+        self._open_places()
+
+    def _open_places(self) -> None:
+        self.places = self.upstream.in_flight_max
+        if self.lines:
+            self._queue.hand_over(self)
 
     async def _connect(self) -> UpstreamConnection:
         loop = asyncio.get_running_loop()
@@ -136,7 +165,7 @@ class UpstreamPool:
             self._idle.remove(connection)
 
     def sweep(self) -> None:
-        """End exchanges whose deadline has passed and close connections that were idle for too long."""
+        """End exchanges whose deadline has passed, close connections that were idle for too long, open all places."""
         now = self._clock()
         keepalive_s = self._timeouts().keepalive_s
         idle = set(self._idle)
@@ -146,6 +175,8 @@ class UpstreamPool:
                     connection.close()
             elif connection.deadline < now:
                 connection.expire()
+        if self.places != self.upstream.in_flight_max:
+            self._open_places()
 
     def close(self) -> None:
         """Close every connection; exchanges under way are cut."""
@@ -154,18 +185,40 @@ class UpstreamPool:
 
 
 class UpstreamPools:
-    """The pools of every upstream, by name, and the one task that watches their deadlines."""
+    """The pools of every upstream, the queue before them, and the one task that watches their deadlines.
 
-    def __init__(self, timeouts: Callable[[], Timeouts], clock: Callable[[], float]) -> None:
+    Args:
+        timeouts: returns those in force.
+        clock: monotonic seconds.
+        queue_settings: returns those in force.
+
+    Attributes:
+        queue: where calls wait for a place.
+    """
+
+    def __init__(
+        self,
+        timeouts: Callable[[], Timeouts],
+        clock: Callable[[], float],
+        queue_settings: Callable[[], QueueSettings] = QueueSettings,
+    ) -> None:
         self._timeouts = timeouts
         self._clock = clock
         self._pools: dict[Upstream, UpstreamPool] = {}
+        self.queue: Queue[UpstreamPool] = Queue(queue_settings, clock)
 
     def of(self, upstream: Upstream) -> UpstreamPool:
         """Return the pool of an upstream, made when first asked for (a reload may bring new ones)."""
         pool = self._pools.get(upstream)
-        if pool is None:
-            pool = self._pools[upstream] = UpstreamPool(upstream, self._timeouts, self._clock)
+        return pool if pool is not None else self._find(upstream)
+
+    def _find(self, upstream: Upstream) -> UpstreamPool:
+        """Return the pool of an upstream that other settings named, as a call from before a reload does; or make it."""
+        place = _place(upstream)
+        for pool in self._pools.values():
+            if _place(pool.upstream) == place:
+                return pool
+        pool = self._pools[upstream] = UpstreamPool(upstream, self._timeouts, self._clock, self.queue)
         return pool
 
     def all(self) -> list[UpstreamPool]:
@@ -176,13 +229,22 @@ class UpstreamPools:
         """Sweep until cancelled: one timer for all exchanges is cheaper than a timer for each."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            for pool in self._pools.values():
+            for pool in self.all():
                 pool.sweep()
 
     def retain(self, upstreams: set[Upstream]) -> None:
-        """After a reload: forget the pools of upstreams that are gone, once nothing is in flight there."""
+        """After a reload: one pool for one server, whatever else has changed of it; forget those that are gone.
+
+        A pool that is gone is closed once nothing is in flight there: by the next reload after that.
+        """
+        present = {_place(upstream): upstream for upstream in upstreams}
         for upstream, pool in list(self._pools.items()):
-            if upstream not in upstreams and not pool.in_flight:
+            adopted = present.get(_place(upstream))
+            if adopted is not None and adopted != upstream:
+                del self._pools[upstream]
+                self._pools[adopted] = pool
+                pool.adopt(adopted)
+            elif adopted is None and not pool.in_flight and not pool.lines:
                 pool.close()
                 del self._pools[upstream]
 
@@ -190,3 +252,8 @@ class UpstreamPools:
         """Close every connection."""
         for pool in self._pools.values():
             pool.close()
+
+
+def _place(upstream: Upstream) -> Upstream:
+    """Return what of an upstream decides where its connections lead, and with which key."""
+    return msgspec.structs.replace(upstream, in_flight_max=0, priority_field=False)
