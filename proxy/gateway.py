@@ -12,22 +12,15 @@ from typing import Final
 
 from uuid_utils import uuid7
 
+from proxy.admitting import Admitting
+from proxy.allowances import Allowances
 from proxy.clock import unix_ms
 from proxy.core.accounts import Principal
 from proxy.core.catalogue import TokenizerError, Upstream
 from proxy.core.entries import Outcome
-from proxy.core.errors import (
-    ApiError,
-    internal,
-    invalid_parameter,
-    invalid_request,
-    rate_limited,
-    unauthorized,
-    unavailable,
-)
-from proxy.core.headers import answer_lines, refusal_lines, upstream_lines
-from proxy.core.limits import NEVER_MS, Admission
-from proxy.core.meters import Reading
+from proxy.core.errors import ApiError, internal, unauthorized, unavailable
+from proxy.core.headers import answer_lines, shadow_line, upstream_lines
+from proxy.core.meters import BodyMeter, Reading
 from proxy.core.quotas import cost_bound_pico
 from proxy.core.usage import TariffClass
 from proxy.counting import Counting
@@ -41,10 +34,11 @@ from proxy.settings.types import Settings
 from proxy.settlement import Flight, Settlement
 from proxy.tasks import Tasks
 from proxy.upstream.connection import Headers
-from proxy.upstream.documented import documented_error, error_event, failure_error, how_ended
+from proxy.upstream.documented import documented_error, error_event, failure_error, how_ended, no_place_lines
 from proxy.upstream.exchange import Request, exchange
 from proxy.upstream.failures import FailureKind, UpstreamError
 from proxy.upstream.pool import UpstreamPool, UpstreamPools
+from proxy.upstream.queue import NoPlaceError
 from proxy.upstream.relay import Relay
 
 OK: Final = 200
@@ -94,7 +88,9 @@ class Gateway:
         self._clock = clock
         self._stream_head = stream_head
         self._is_degraded = is_degraded
+        self._admitting = Admitting(settings, limiter, settlement)
         self._months = Months()
+        self._allowances = Allowances(self._months)
         self.draining = False
 
     async def serve(self, incoming: Incoming) -> Answer | None:
@@ -119,7 +115,7 @@ class Gateway:
 
     async def _call(self, incoming: Incoming, report: Report) -> Answer | None:
         flight = await self._prepare(incoming, report)
-        report.admission = await self._admit(flight, report)
+        report.admission = await self._admitting.admit(incoming, flight, report)
         try:
             relay = await self._forward(incoming, flight, report)
             report.answered_s = self._clock()
@@ -127,7 +123,12 @@ class Gateway:
                 await self._count(flight, relay)
         except UpstreamError as exc:
             self._settlement.release(flight)
+            if isinstance(exc, NoPlaceError):
+                report.said += no_place_lines(exc.retry_after_s)
             raise failure_error(exc.kind) from exc
+        except ApiError:  # it could not be sent as it is
+            self._settlement.release(flight)
+            raise
         except asyncio.CancelledError:
             report.abandoned = True
             self._tasks.spawn(self._abandon(incoming, flight, report), "abandoned")
@@ -150,12 +151,14 @@ class Gateway:
             self._observer.failed("tier", LookupError(f"no tier {principal.account.tier!r} in the settings"))
             raise unavailable()
         month = self._months.at(now_ms, principal.account.timezone)
-        allowance = self._months.allowance(tier, month)
+        allowance = self._allowances.of(principal, None, tier, month, now_ms)
         report.principal, report.tier, report.allowance = principal, tier, allowance
         endpoint = incoming.endpoint
         received = await (incoming.form() if endpoint.takes_form else incoming.body())
         call = endpoint.prepare(received, endpoint.route, settings.terms)
         report.call = call
+        if call.model.limits is not None:
+            allowance = report.allowance = self._allowances.of(principal, call.model, tier, month, now_ms)
         prices = settings.prices.version_at(now_ms)
         needs = allowance.needs(call.output_tokens_max, cost_bound_pico(call, prices, TariffClass.STANDARD))
         return Flight(
@@ -178,38 +181,20 @@ class Gateway:
             raise unauthorized()
         return principal
 
-    async def _admit(self, flight: Flight, report: Report) -> Admission:
-        account_id = flight.principal.account.id
-        try:
-            admission = await self._limiter.admit(account_id, flight.call_id, flight.allowance.limits, flight.needs)
-        except LimiterUnavailableError as exc:
-            self._settlement.release(flight)  # nothing is known about what the store did
-            raise unavailable() from exc
-        except asyncio.CancelledError:
-            self._settlement.release(flight)
-            raise
-        if not admission.admitted:
-            report.admission = admission
-            if admission.retry_after_ms == NEVER_MS and flight.call.output_tokens_max:
-                raise invalid_parameter("max_tokens", "may produce more than your tier's whole limit")
-            if admission.retry_after_ms == NEVER_MS:
-                raise invalid_request("The request may cost more than your tier's whole limit")
-            raise rate_limited()
-        self._settlement.began(flight)
-        return admission
-
     # There and back
 
     async def _forward(self, incoming: Incoming, flight: Flight, report: Report) -> Relay:
         """Send the call and wait for the end of its answer.
 
         Raises:
+            ApiError: it cannot be sent as it is.
             UpstreamError: no upstream could begin.
         """
         settings = self._settings().proxy
         call, endpoint = flight.call, flight.endpoint
         lines = upstream_lines(incoming.raw_headers(), flight.call_id)
-        request = Request(endpoint, call, lines)
+        request = Request(endpoint, call, lines, flight.principal.account.id, flight.tier.priority)
+        report.request = request
 
         def head(headers: Headers, *, whole: bool, length: int | None) -> bytes:
             report.status = OK
@@ -306,6 +291,12 @@ class Gateway:
                 flight.call = await self._counting.run(count, flight.call)
             except TokenizerError as exc:
                 self._observer.failed("count", exc)
+            else:
+                meter = relay.meter
+                if isinstance(meter, BodyMeter):  # it was made before the count
+                    assert flight.endpoint.body_meter is not None
+                    assert isinstance(flight.upstream, Upstream)
+                    meter.judge_like(flight.endpoint.body_meter(flight.upstream.engine, flight.call))
 
     def _read(self, flight: Flight, relay: Relay) -> Reading | None:
         """Read the usage of a whole answer; None: it is none."""
@@ -362,9 +353,9 @@ class Gateway:
         """Return the headers that every answer carries: the request id and, once we know who calls, the limits."""
         lines = b"x-request-id: %b\r\n" % report.call_id.encode()
         if report.admission is not None and report.allowance is not None:
-            lines += report.allowance.headers.lines(report.admission)
-            if not report.admission.admitted:
-                lines += refusal_lines(report.admission)
+            lines += report.allowance.headers.lines(report.admission) + report.said
+        if report.shadowed:
+            lines += shadow_line(report.shadowed)
         if self._is_degraded():
             lines += b"X-RateLimit-Degraded: true\r\n"
         return lines

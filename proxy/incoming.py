@@ -35,6 +35,9 @@ class Incoming(Protocol):
     def token(self) -> str | None:
         """The bearer token, None when there is none."""
 
+    def wants_fit(self) -> bool:
+        """Whether its client would rather have less output than a refusal."""
+
     def raw_headers(self) -> Iterable[tuple[bytes, bytes]]:
         """The request's headers as they came."""
 

@@ -13,6 +13,7 @@ from proxy.core.quotas import Allowance
 from proxy.core.usage import Source, TariffClass
 from proxy.telemetry.logs import CallLine, CallLog, log_failure
 from proxy.telemetry.metrics import Metrics
+from proxy.upstream.exchange import Request
 from proxy.upstream.failures import FailureKind
 from proxy.upstream.pool import UpstreamPool
 
@@ -22,7 +23,12 @@ NONE = "none"
 
 
 class Report:
-    """What is known of a call so far. Times are monotonic seconds; None: it never got there."""
+    """What is known of a call so far. Times are monotonic seconds; None: it never got there.
+
+    Attributes:
+        said: header lines on how it was admitted or why not, beyond those that show its limits.
+        fit_max_tokens: what its ``max_tokens`` was lowered to, None: it was not.
+    """
 
     __slots__ = (
         "abandoned",
@@ -36,10 +42,14 @@ class Report:
         "ended_s",
         "error_type",
         "first_byte_s",
+        "fit_max_tokens",
         "outcome",
         "principal",
+        "request",
         "route",
+        "said",
         "sent_s",
+        "shadowed",
         "started_s",
         "status",
         "tier",
@@ -59,7 +69,11 @@ class Report:
         self.charge: Charge | None = None
         self.outcome: Outcome | None = None
         self.error_type: str | None = None
+        self.shadowed: tuple[str, ...] = ()
+        self.request: Request | None = None
         self.upstream = ""
+        self.said = b""
+        self.fit_max_tokens: int | None = None
         self.status = 0
         self.abandoned = False
         self.sent_s: float | None = None
@@ -71,6 +85,11 @@ class Report:
     def bound(self) -> str | None:
         """The limit that refused the call."""
         return self.admission.bound if self.admission is not None else None
+
+    @property
+    def queued_s(self) -> float | None:
+        """How long it waited for a place at an upstream; None: it did not have to."""
+        return self.request.queued_s if self.request is not None else None
 
     @property
     def overhead_s(self) -> float | None:
@@ -139,6 +158,11 @@ class Observer:
         )
         if report.bound is not None:
             metrics.refused(report.bound, tier)
+        for name in report.shadowed:
+            metrics.would_refuse(name, tier)
+        request = report.request
+        if request is not None and request.queued_s is not None:
+            metrics.queued(tier, request.queued_s, request.refusal)
         if report.error_type is not None:
             metrics.error(report.status, report.error_type)
         self._call_log.write(_line(report, model, tier, outcome, first_byte_s))
@@ -180,8 +204,11 @@ def _line(report: Report, model: str, tier: str, outcome: str, first_byte_s: flo
         cost_eur=euros_text(charge.total_pico) if charge is not None else None,
         ttft_ms=_ms(first_byte_s),
         overhead_ms=_ms(report.overhead_s),
+        queued_ms=_ms(report.queued_s),
         upstream=report.upstream,
         bound=report.bound,
+        shadowed=report.shadowed,
+        fit_max_tokens=report.fit_max_tokens,
         client_request_id=report.client_request_id,
     )
 

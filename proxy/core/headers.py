@@ -15,7 +15,7 @@ from proxy.core.limit_names import (
     OUTPUT_TOKENS_HOUR,
     REQUESTS,
 )
-from proxy.core.limits import UNLIMITED, Admission, Limit, LimitKind, Measure
+from proxy.core.limits import NEVER_MS, UNLIMITED, Admission, Limit, LimitKind, LimitState, Measure
 
 RETRY_SOON_MS: Final = 60_000
 """Up to here a client is told to wait and retry; SDKs sleep no longer, or sleep anything (see docs/wire.md)."""
@@ -55,6 +55,7 @@ _ENDS_HERE: Final = _HOP_BY_HOP | {
     b"x-real-ip",
     b"x-api-key",
     b"api-key",
+    b"x-ratelimit-fit",
     # which page a browser calls from is ours to judge: some engines refuse what they do not know
     b"origin",
     b"referer",
@@ -179,7 +180,7 @@ class LimitHeaders:
             remaining = max(remaining, 0)
             trios += (capacity, remaining, -(-reset_ms // 1000))
             if name == bound:
-                room, wait_ms = -1, answer.retry_after_ms or 0
+                room, wait_ms = -1, _wait_of_bound(answer, state)
             else:
                 room, wait_ms = remaining * 1_000_000 // (capacity or 1), reset_ms - now_ms
             rates.append((room, len(rates), capacity, remaining, -(-wait_ms // 1000) if wait_ms > 0 else 0))
@@ -187,7 +188,7 @@ class LimitHeaders:
             state = states[index]
             capacity, remaining = state.capacity, state.remaining
             if name == bound:
-                room, wait_ms = -1, wait_of(answer)
+                room, wait_ms = -1, _wait_of_bound(answer, state)
             else:
                 room, wait_ms = remaining * 1_000_000 // (capacity or 1), state.reset_ms - now_ms
             rates.append((room, len(rates), capacity, remaining, -(-wait_ms // 1000) if wait_ms > 0 else 0))
@@ -216,6 +217,11 @@ def _refuses(limit: Limit) -> bool:
 
 def _policy(limit: Limit) -> str:
     return 'qu="concurrent-requests"' if limit.counts is Measure.CALLS_IN_FLIGHT else f"w={limit.window_s}"
+
+
+def _wait_of_bound(answer: Admission, state: LimitState) -> int:
+    is_endless = answer.retry_after_ms == NEVER_MS
+    return state.reset_ms - answer.now_ms if is_endless else wait_of(answer)
 
 
 def wait_of(answer: Admission) -> int:

@@ -28,6 +28,7 @@ NOTED: Final = frozenset(
         b"origin",
         b"transfer-encoding",
         b"upgrade",
+        b"x-ratelimit-fit",
         b"x-request-id",
     }
 )

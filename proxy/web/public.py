@@ -83,6 +83,10 @@ class _Incoming:
         """The bearer token, None when there is none."""
         return _token(self.port)
 
+    def wants_fit(self) -> bool:
+        """Whether its client would rather have less output than a refusal."""
+        return self.port.noted.get(b"x-ratelimit-fit", b"").lower() == b"true"
+
     def raw_headers(self) -> Iterable[tuple[bytes, bytes]]:
         """The request's headers: names in lower case, values as they came."""
         return self.port.headers

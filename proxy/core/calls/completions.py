@@ -106,6 +106,7 @@ def _classic(request: _CompletionRequest, body: bytes, model: Model, route: str,
         changes["stream_options"] = usage.patch
     each = min(max(asked, request.max_completion_tokens or 0, 1), model.max_model_len)
     choices = request.n or 1
+    generations = max(choices, request.best_of or 1) * prompts
     longest = prompts * model.max_model_len
     return PreparedCall(
         model=model,
@@ -115,9 +116,10 @@ def _classic(request: _CompletionRequest, body: bytes, model: Model, route: str,
         forward_usage=usage.at_end,
         strip_continuous=not usage.continuous,
         choices=choices * prompts,
-        output_tokens_max=each * max(choices, request.best_of or 1) * prompts,
+        output_tokens_max=each * generations,
         input_tokens_max=min(longest, len(body) + TEMPLATE_TOKENS if ids is None else ids + prompts),
         prompt_bytes=len(body) if ids is None else ids * estimate.BYTES_PER_TOKEN,
+        generations=generations,
     )
 
 
@@ -156,6 +158,7 @@ def _prompted(request: _CompletionRequest, body: bytes, model: Model, route: str
         changes["logprobs"] = logprobs
     kept = {name: value for name, value in members.items() if name not in _CHAT_ONLY and name not in changes}
     choices = request.n or 1
+    generations = max(choices, request.best_of or 1)
     return PromptedChat(
         model=model,
         upstream_route=route,
@@ -164,9 +167,10 @@ def _prompted(request: _CompletionRequest, body: bytes, model: Model, route: str
         forward_usage=usage.at_end,
         strip_continuous=not usage.continuous,
         choices=choices,
-        output_tokens_max=min(asked, model.max_model_len) * max(choices, request.best_of or 1),
+        output_tokens_max=min(asked, model.max_model_len) * generations,
         input_tokens_max=min(model.max_model_len, len(body) + TEMPLATE_TOKENS),
         prompt_bytes=len(body),
+        generations=generations,
     )
 
 

@@ -84,6 +84,7 @@ class PreparedCall(msgspec.Struct, frozen=True):
         rerank_tokens_max: most reranked tokens that it can be charged for.
         audio_minutes_max: most started minutes of audio that it can be charged for.
         prompt_bytes: size of the request, for estimates.
+        generations: how many texts it may generate, ``output_tokens_max`` being for all; 0: as many as ``choices``.
     """
 
     model: Model
@@ -98,6 +99,7 @@ class PreparedCall(msgspec.Struct, frozen=True):
     rerank_tokens_max: int = 0
     audio_minutes_max: int = 0
     prompt_bytes: int = 0
+    generations: int = 0
 
 
 class Sent(msgspec.Struct, frozen=True):
