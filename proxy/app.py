@@ -105,7 +105,9 @@ class App:
         self.shipper.start()
         self.limiter = self._new_limiter()
         clock = time.monotonic  # uvloop's own clock knows milliseconds only
-        self.pools = UpstreamPools(lambda: self._holder.current.proxy.timeouts, clock)
+        self.pools = UpstreamPools(
+            lambda: self._holder.current.proxy.timeouts, clock, lambda: self._holder.current.proxy.queue
+        )
         self.call_log = CallLog()
         self.metrics = self._new_metrics()
         observer = Observer(self.metrics, self.call_log)
@@ -150,6 +152,7 @@ class App:
     async def close(self) -> None:
         """Drain: no new calls, those in flight to their end (bounded), every entry to outbox and ledger."""
         self.draining = self.gateway.draining = True
+        self.pools.queue.drain()
         timeouts = self._holder.current.proxy.timeouts
         await self.public.close(timeouts.drain_s)
         late = await self.tasks.drain(timeouts.drain_s)
@@ -252,12 +255,18 @@ class App:
             "upstream",
             lambda: {pool.upstream.name: pool.in_flight for pool in self.pools.all()},
         )
+        self.metrics.watch_each("tollgate_queued_calls", "", "priority", self._queued)
         self.metrics.watch_each(
             "tollgate_upstream_suspect",
             "",
             "upstream",
             lambda: {pool.upstream.name: pool.is_suspect for pool in self.pools.all()},
         )
+
+    def _queued(self) -> dict[str, int]:
+        waiting = self.pools.queue.waiting()
+        known = {tier.priority for tier in self._holder.current.tiers.values()}
+        return {str(priority): waiting.get(priority, 0) for priority in sorted(known | waiting.keys())}
 
     def _outbox_age_s(self) -> float:
         oldest_ms = self.outbox.oldest_ms

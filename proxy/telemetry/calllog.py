@@ -54,6 +54,7 @@ class CallLine(msgspec.Struct, frozen=True, omit_defaults=True):
         cost_eur: exact, as a decimal string; None: nothing was charged.
         ttft_ms: time to the first token of a stream.
         overhead_ms: the proxy's own part.
+        queued_ms: how long it waited for an upstream that was full; None: it did not have to.
         upstream: name of the upstream that answered.
         bound: name of the limit that refused it.
         shadowed: names of the limits in shadow that would have refused it.
@@ -76,6 +77,7 @@ class CallLine(msgspec.Struct, frozen=True, omit_defaults=True):
     cost_eur: str | None = None
     ttft_ms: float | None = None
     overhead_ms: float | None = None
+    queued_ms: float | None = None
     upstream: str = ""
     bound: str | None = None
     shadowed: tuple[str, ...] = ()

@@ -48,6 +48,8 @@ DURATION_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 2
 """From an embedding to a long reasoning answer."""
 FIRST_TOKEN_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 40, 80)
 """Fine around the half second in which a reader begins to wait, and long enough for a queue."""
+QUEUE_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 7.5, 10, 15, 20, 30, 60)
+"""Up to the ten seconds that a call may wait, and beyond for who allows more."""
 OVERHEAD_BUCKETS_S: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1,
 )  # fmt: skip
@@ -142,6 +144,18 @@ UPSTREAM_FAILURES: Final = Described(
     ("upstream", "kind"),
     "Attempts that an upstream failed, by kind of failure.",
 )
+QUEUE_WAIT: Final = Described(
+    "tollgate_queue_wait_seconds",
+    Kind.HISTOGRAM,
+    ("tier",),
+    "Seconds that a call waited for a place at an upstream, of those that had to and got one.",
+)
+QUEUE_REFUSALS: Final = Described(
+    "tollgate_queue_refusals_total",
+    Kind.COUNTER,
+    ("tier", "reason"),
+    "Calls that found every upstream full and got no place, by reason.",
+)
 BUILD_INFO: Final = Described(
     "tollgate_build_info",
     Kind.GAUGE,
@@ -165,8 +179,8 @@ WATCH_FAILURES: Final = Described(
 
 COUNTED: Final = (
     CALLS, IN_FLIGHT, DURATION, FIRST_TOKEN, OVERHEAD, CHARGED_CALLS, TOKENS, EUROS, AUDIO_MINUTES,
-    ESTIMATED_TOKENS, ESTIMATED_AUDIO_MINUTES, ACCOUNT_EUROS, REFUSALS, SHADOW_REFUSALS, ERRORS, VIEWS, UPSTREAM_FAILURES,
-    BUILD_INFO, LOOP_LAG, WATCH_FAILURES,
+    ESTIMATED_TOKENS, ESTIMATED_AUDIO_MINUTES, ACCOUNT_EUROS, REFUSALS, SHADOW_REFUSALS, ERRORS, VIEWS,
+    UPSTREAM_FAILURES, QUEUE_WAIT, QUEUE_REFUSALS, BUILD_INFO, LOOP_LAG, WATCH_FAILURES,
 )  # fmt: skip
 """What ``Metrics`` shows by itself."""
 
@@ -208,6 +222,7 @@ WATCHED: Final = (
         "Reloads of the settings, by result: taken or refused.",
     ),
     Described("tollgate_worker_restarts_total", Kind.COUNTER, (), "Workers that died and were started again."),
+    Described("tollgate_queued_calls", Kind.GAUGE, ("priority",), "Calls that wait for a place at an upstream."),
     Described("tollgate_upstream_in_flight_calls", Kind.GAUGE, ("upstream",), "Calls that an upstream is answering."),
     Described(
         "tollgate_upstream_suspect",

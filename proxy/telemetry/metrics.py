@@ -122,6 +122,8 @@ class Metrics:
         self._shadow_refusals: dict[families.Labels, int] = {}
         self._errors: dict[families.Labels, int] = {}
         self._failures: dict[families.Labels, int] = {}
+        self._queue_waits: dict[families.Labels, Histogram] = {}
+        self._queue_refusals: dict[families.Labels, int] = {}
         self._views: dict[families.Labels, int] = {(view, "200"): 0 for view in views}
         self._accounts = AccountSums(accounts, accounts_top)
         self._watched = Watched()
@@ -221,6 +223,14 @@ class Metrics:
         """Count an attempt that an upstream failed."""
         _count(self._failures, (self._upstreams.bound(upstream), self._failure_kinds.bound(kind)))
 
+    def queued(self, tier: str, waited_s: float, refusal: str | None) -> None:
+        """Count a call that found every upstream full: how long it waited for a place, or why it got none."""
+        tier = self._tiers.bound(tier)
+        if refusal is None:
+            _histogram(self._queue_waits, (tier,), catalogue.QUEUE_BUCKETS_S).observe(waited_s)
+        else:
+            _count(self._queue_refusals, (tier, refusal))
+
     def watch(self, name: str, help: str, read: Read, labels: Mapping[str, str] = {}) -> None:  # noqa: A002
         """Show a value that is read on scrape: a counter when its name ends in ``_total``, else a gauge.
 
@@ -254,6 +264,8 @@ class Metrics:
         yield from families.values(catalogue.ERRORS, self._errors.items())
         yield from families.values(catalogue.VIEWS, self._views.items())
         yield from families.values(catalogue.UPSTREAM_FAILURES, self._failures.items())
+        yield from families.histograms(catalogue.QUEUE_WAIT, self._queue_waits.items())
+        yield from families.values(catalogue.QUEUE_REFUSALS, self._queue_refusals.items())
         yield from families.values(catalogue.BUILD_INFO, [((__version__, platform.python_version()), 1)])
         yield from families.values(catalogue.LOOP_LAG, [((), self.loop_lag.longest_s())])
         yield from self._watched.text()

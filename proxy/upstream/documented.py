@@ -25,6 +25,11 @@ def failure_error(kind: FailureKind) -> ApiError:
     return internal() if kind in _OURS else unavailable()
 
 
+def no_place_lines(retry_after_s: int) -> bytes:
+    """Return what the 503 of a call says that was never sent: nothing was begun, so it may be sent again."""
+    return b"Retry-After: %d\r\nx-should-retry: true\r\n" % retry_after_s
+
+
 def error_event(kind: FailureKind) -> bytes:
     """Return a failure in the middle of a stream, as SDKs expect it; the line before it may lack its blank line."""
     return b"\n\ndata: %b\n\n" % failure_error(kind).body

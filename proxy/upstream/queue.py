@@ -35,6 +35,8 @@ class Refusal(StrEnum):
     """Too many wait, and it gave way to another."""
     DRAINING = "draining"
     """The process is about to end."""
+    LEFT = "left"
+    """Its client did not wait for it."""
 
 
 class NoPlaceError(UpstreamError):
@@ -148,6 +150,7 @@ class Queue(Generic[P]):
             outcome = await waiter.outcome
         except asyncio.CancelledError:
             self._left(waiter)
+            caller.refusal = Refusal.LEFT
             raise
         finally:
             give_up.cancel()

@@ -39,6 +39,8 @@ def filled() -> Metrics:
     metrics.error(429, "rate_limit_error")
     metrics.viewed("models", 200)
     metrics.upstream_failed("vllm-a", "timeout")
+    metrics.queued("tier1", 0.5, None)
+    metrics.queued("tier1", 10.0, "waited")
     for described in WATCHED:
         metrics.watch(described.name, "", lambda: 1, dict.fromkeys(described.labels, "x"))
     return metrics
