@@ -78,7 +78,7 @@ def test_a_file_that_is_cut_off_counts_what_is_there(name: str) -> None:
     data, whole_ms = SOUNDS[name], TABLE[name][1]
     shorter = [measured(data[: len(data) * tenths // 10]) for tenths in range(1, 11)]
     known = [duration_ms for duration_ms in shorter if duration_ms is not None]
-    assert len(known) >= 6
+    assert len(known) >= 5
     # Only what is trimmed at the end of a whole file may be missing from it.
     assert all(earlier <= later + 250 for earlier, later in itertools.pairwise(known))
     assert known[-1] == whole_ms

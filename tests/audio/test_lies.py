@@ -5,6 +5,9 @@ import time
 
 import pytest
 
+from proxy.core.audio.codecs import Opus, Vorbis
+from proxy.core.audio.flac import read_frame
+from proxy.core.audio.meter import BYTE_MS_MAX
 from tests.audio.measuring import SOUNDS, box, chunk, cut, measured, noise, wave
 
 SECOND = bytes(16_000)
@@ -100,11 +103,85 @@ def test_rates_may_change_between_frames() -> None:
     assert measured(both) == pytest.approx((measured(frames("noxing.mp3")) or 0) + 1368, abs=80)
 
 
+def test_a_file_that_is_mostly_something_else_is_no_mpeg_audio() -> None:
+    assert measured(frames("noxing.mp3")[:2000] + noise(20_000).replace(b"\xff", b"")) is None
+
+
 def test_adts_frames_too_short_to_hold_sound_are_none() -> None:
     assert measured(b"\xff\xf1\x50\x80\x00\xff\xfc" * 10_000) is None
 
 
 # FLAC and Ogg
+
+
+def flac_header(begin: bytes) -> bytes:
+    """A frame's header with the checksum that it needs."""
+    (crc,) = (crc for crc in range(256) if read_frame(begin + bytes([crc]) + bytes(10), 0) is not None)
+    return begin + bytes([crc])
+
+
+STREAM_BYTES = SOUNDS["flac.flac"].index(b"\xff\xf8")
+
+
+def test_a_header_whose_checksum_is_wrong_is_no_frame() -> None:
+    data = bytearray(SOUNDS["flac.flac"])
+    header = next(size for size in range(5, 16) if read_frame(bytes(data), STREAM_BYTES) and flac_crc_at(data, size))
+    data[STREAM_BYTES + header] ^= 1
+    assert measured(bytes(data)) == 1345 - 1152 // 16
+
+
+def flac_crc_at(data: bytearray, size: int) -> bool:
+    """Whether the first frame's checksum stands so far behind its beginning."""
+    changed = bytearray(data[STREAM_BYTES : STREAM_BYTES + 32])
+    changed[size] ^= 1
+    later = bytearray(data[STREAM_BYTES : STREAM_BYTES + 32])
+    later[size + 1] ^= 1
+    return read_frame(bytes(changed), 0) is None and read_frame(bytes(later), 0) is not None
+
+
+def test_what_goes_with_nothing_before_it_is_no_frame() -> None:
+    stranger = flac_header(b"\xff\xf8\x59\x02\x70") + bytes(20)
+    assert measured(SOUNDS["flac.flac"] + stranger * 10) == 1345
+
+
+def test_frames_of_flac_without_sound_are_given_up() -> None:
+    frame = SOUNDS["flac.flac"][STREAM_BYTES : STREAM_BYTES + 10]
+    assert measured(SOUNDS["flac.flac"][:STREAM_BYTES] + frame * 100_000) is None
+
+
+def test_no_byte_plays_longer_than_any_codec_makes_it() -> None:
+    frame = flac_header(b"\xff\xf8\x79\x08\x00\xff\xff") + bytes(6)  # 65,536 samples in 14 bytes
+    data = SOUNDS["flac.flac"][:STREAM_BYTES] + frame * 1000
+    assert measured(data) == len(data) * BYTE_MS_MAX
+
+
+def test_packets_of_opus_without_sound_are_given_up() -> None:
+    data = SOUNDS["opus.ogg"]
+    headers = data[: data.index(b"OggS", data.index(b"OpusTags"))]
+    page = b"OggS\0\0" + b"\xff" * 8 + data[14:18] + bytes(8) + b"\xff" + b"\1" * 255 + b"\x0b" * 255
+    assert measured(headers + page * 4) is not None
+    assert measured(headers + page * 2000) is None
+
+
+def test_a_packet_of_vorbis_tells_its_block() -> None:
+    modes = [(0, 1), (1, 2), (0, 3)]  # short or long, and a mapping
+    bits, at = noise(90)[0] | 1 << 200, 220
+    for value, size in [(len(modes) - 1, 6), *((flag | mapping << 33, 41) for flag, mapping in modes), (1, 1)]:
+        bits |= value << at
+        at += size
+    codec = Vorbis(b"\x01vorbis" + bytes(5) + struct.pack("<I", 44_100) + bytes(12) + b"\xb8\x01")  # 256 and 2048
+    codec.header(bits.to_bytes(90, "little"))
+    short, long, other, header = b"\x00", b"\x02", b"\x04", b"\x01"
+    data = short + short + header + long + long + other
+    assert codec.samples(data, range(6)) == (0 + 128) + (64 + 512) + 1024 + (512 + 64)
+
+
+@pytest.mark.parametrize(
+    ("packet", "samples"),
+    [(b"\x08", 960), (b"\x09", 1920), (b"\x1b\x02", 5760), (b"\x0b\x03", 2880), (b"\xe3\x3f", 5760), (b"\x0b", 0)],
+)
+def test_a_packet_of_opus_tells_its_frames(packet: bytes, samples: int) -> None:
+    assert Opus(0).samples(packet, [0]) == samples
 
 
 def test_flac_counts_frames_not_what_its_first_header_says() -> None:
@@ -198,6 +275,8 @@ def test_an_edit_that_leaves_out_much_is_not_believed() -> None:
     at = data.index(b"elst") + 12
     data[at : at + 4] = b"\0\0\0\x01"
     assert measured(bytes(data)) == pytest.approx(1408, abs=AAC_MS)
+    data[at + 4 : at + 8] = b"\0\0\x40\0"
+    assert measured(bytes(data)) == pytest.approx(1472, abs=AAC_MS // 2)
 
 
 def test_sizes_of_64_bits_and_a_last_box_without_a_size_are_read() -> None:
@@ -229,6 +308,24 @@ def test_out_of_step_the_next_cluster_is_a_new_beginning() -> None:
     data = SOUNDS["opus.webm"]
     cluster = data.index(b"\x1f\x43\xb6\x75")
     assert measured(data[:cluster] + bytes(50) + data[cluster:]) == 1349
+    assert measured(data[:cluster] + b"\0\xec\x4f\xff" + data[cluster:]) == 1349  # then a void that hides all
+
+
+def test_what_has_no_size_hides_nothing() -> None:
+    data = SOUNDS["opus.webm"]
+    cluster = data.index(b"\x1f\x43\xb6\x75")
+    assert measured(data[:cluster] + b"\xec\xff" + data[cluster:]) == 1349
+
+
+# CAF
+
+
+def test_packets_of_caf_hold_no_more_samples_than_bits() -> None:
+    data = bytearray(SOUNDS["caf.caf"])
+    at = data.index(b"desc") + 12
+    data[at + 8 : at + 12] = b"ulaw"
+    data[at + 16 : at + 24] = struct.pack(">II", 2, 17)
+    assert measured(bytes(data)) is None
 
 
 # Not made to be played: each is read in bounded time and memory, and means nothing
