@@ -12,8 +12,10 @@ import msgspec
 
 from proxy.core.catalogue import Tier
 from proxy.core.limits import UNLIMITED
+from proxy.core.money import PICO_PER_EURO
 
 FOR_EVER_MS: Final = 2**63 - 1
+DAY_S: Final = 86_400
 
 
 class Overridable(StrEnum):
@@ -25,6 +27,17 @@ class Overridable(StrEnum):
     REQUESTS_WINDOW_S = "requests_window_s"
     MONTHLY_LIMIT = "monthly_limit"
     CALLS_IN_FLIGHT = "calls_in_flight"
+
+
+EUROS_MAX: Final = 9_000_000
+"""In nano-euros it must stay below 2**53, where the limiter's store stops being exact."""
+
+
+def largest(limit: Overridable) -> int:
+    """Return the largest amount that a number can have."""
+    if limit is Overridable.MONTHLY_LIMIT:
+        return EUROS_MAX * PICO_PER_EURO
+    return DAY_S if limit is Overridable.REQUESTS_WINDOW_S else UNLIMITED
 
 
 BOUNDED: Final = frozenset({Overridable.REQUESTS, Overridable.REQUESTS_WINDOW_S})

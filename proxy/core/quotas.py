@@ -20,6 +20,7 @@ from proxy.core.usage import TariffClass, UsageType
 
 UNLIMITED_NANO: Final = 2**52
 """Stands for "no monthly cap" (4.5 million euros a month), so that what is spent is known for every account."""
+UNLIMITED_PICO: Final = UNLIMITED_NANO * PICO_PER_NANO
 
 _PLACES: Final = {
     Measure.REQUESTS: 0,
@@ -47,7 +48,7 @@ def limits_of(tier: Tier, month: str, month_ends_ms: int) -> tuple[Limit, ...]:
         output_tokens_day=tier.output_tokens_day,
         requests=tier.requests,
         requests_window_s=tier.requests_window_s,
-        monthly_limit_pico=UNLIMITED_NANO * PICO_PER_NANO if cap is None else cap,
+        monthly_limit_pico=UNLIMITED_PICO if cap is None else cap,
         calls_in_flight=tier.calls_in_flight,
         shadow=tier.shadow,
     )

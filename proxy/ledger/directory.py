@@ -18,9 +18,12 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.core.accounts import KEY_CHARS, Account, Key, Principal, digest_of
+from proxy.clock import unix_ms
+from proxy.core.accounts import KEY_CHARS, Account, Principal, digest_of
 from proxy.ledger.database import Database
 from proxy.ledger.errors import LedgerUnavailableError
+from proxy.ledger.keys import key_of
+from proxy.ledger.overrides import overrides_by_account
 from proxy.ledger.schema import accounts, directory_changes, keys
 
 _log = structlog.get_logger(__name__)
@@ -128,15 +131,17 @@ async def _load(connection: AsyncConnection) -> tuple[dict[str, Account], dict[s
     """Return accounts by id and principals by digest, a few hundred rows at a time: calls go on meanwhile."""
     found: dict[str, Account] = {}
     by_digest: dict[str, Principal] = {}
+    overridden = await overrides_by_account(connection, unix_ms())
     async for rows in (await connection.stream(_ACCOUNTS)).partitions(_ROWS_AT_ONCE):
         found.update((row.id, Account(row.id, row.name, row.tier, row.timezone)) for row in rows)
     async for key_rows in (await connection.stream(_KEYS)).partitions(_ROWS_AT_ONCE):
         for row in key_rows:
-            key = Key(row.id, row.account_id, row.digest, row.expires_ms, row.revoked_ms)
-            by_digest[key.digest] = Principal(found[key.account_id], key)
+            key = key_of(row)
+            overrides = overridden.get(key.account_id, ())
+            by_digest[key.digest] = Principal(found[key.account_id], key, overrides)
     return found, by_digest
 
 
 _ROWS_AT_ONCE: Final = 500
 _ACCOUNTS: Final = select(accounts.c.id, accounts.c.name, accounts.c.tier, accounts.c.timezone)
-_KEYS: Final = select(keys.c.id, keys.c.account_id, keys.c.digest, keys.c.expires_ms, keys.c.revoked_ms)
+_KEYS: Final = select(keys)

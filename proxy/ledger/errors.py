@@ -37,6 +37,10 @@ class UnknownAccountError(RefusedChangeError):
     """No account has this name."""
 
 
+class UnknownOverrideError(RefusedChangeError):
+    """No override has this id."""
+
+
 class UnknownKeyError(RefusedChangeError):
     """No key has this id."""
 

@@ -27,6 +27,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 from proxy.core.usage import UsageType
@@ -62,10 +63,13 @@ accounts: Final = Table(
     _text("tier"),
     _text("timezone"),
     _big("created_ms"),
+    Column("prepaid_only", FLAG, nullable=False, server_default=false()),
+    Column("credit_paid_pico", BIG, nullable=False, server_default="0"),
     UniqueConstraint("name"),
     sqlite_strict=True,
 )
-"""``tier`` is the one held now; ``account_tiers`` tells since when, and what came before."""
+"""``tier`` is the one held now; ``account_tiers`` tells since when, and what came before. ``credit_paid_pico`` is
+the sum of the account's lots, kept beside them so that every replica learns of a purchase with the account."""
 
 account_tiers: Final = Table(
     "account_tiers",
@@ -89,11 +93,42 @@ keys: Final = Table(
     _big("expires_ms", nullable=True),
     _big("revoked_ms", nullable=True),
     _text("rotated_from", nullable=True),
+    _text("limits_scope", nullable=True),
+    _big("output_tokens_hour", nullable=True),
+    _big("output_tokens_day", nullable=True),
+    _big("requests", nullable=True),
+    _big("requests_window_s", nullable=True),
+    _big("monthly_limit_pico", nullable=True),
+    _big("calls_in_flight", nullable=True),
     UniqueConstraint("digest"),
     Index("ix_keys_account_id", "account_id"),
     sqlite_strict=True,
 )
-"""Only the SHA-256 of a token is kept. ``revoked_ms`` may lie ahead (a rotation's overlap)."""
+"""Only the SHA-256 of a token is kept. ``revoked_ms`` may lie ahead (a rotation's overlap).
+
+The numbers are limits of its own; NULL: it never had that one. ``limits_scope`` is the id of the key whose limits it
+shares, because it has taken its place; NULL: it is the first.
+"""
+
+limit_overrides: Final = Table(
+    "limit_overrides",
+    metadata,
+    Column("id", Text(), primary_key=True),
+    Column("account_id", Text(), ForeignKey("accounts.id"), nullable=False),
+    _text("limit_name"),
+    _big("amount", nullable=True),
+    _big("set_ms"),
+    _big("ends_ms"),
+    _text("why"),
+    _text("set_by"),
+    _big("dropped_ms", nullable=True),
+    _text("dropped_by", nullable=True),
+    Index("ix_limit_overrides_account_id", "account_id"),
+    CheckConstraint("amount > 0", name="positive"),
+    sqlite_strict=True,
+)
+"""A number of a tier that an account has otherwise until ``ends_ms``; ``amount`` NULL: unlimited. Rows stay: one that
+is given up early says when and by whom."""
 
 directory_changes: Final = Table(
     "directory_changes",
@@ -114,13 +149,15 @@ credit_lots: Final = Table(
     _big("amount_pico"),
     _big("bought_ms"),
     _big("expires_ms", nullable=True),
-    UniqueConstraint("reference"),
-    Index("ix_credit_lots_account_id", "account_id"),
+    _text("note"),
+    _text("added_by"),
+    UniqueConstraint("account_id", "reference", name="uq_credit_lots_account_id"),
+    Index("ix_credit_lots_expires_ms", "expires_ms"),
     CheckConstraint("amount_pico > 0", name="positive"),
     sqlite_strict=True,
 )
-"""Prepaid credit as it was bought; ``reference`` makes a purchase repeatable. ``expires_ms`` NULL: it does
-not expire."""
+"""Prepaid credit as it was bought; an account's ``reference`` makes a purchase repeatable. ``expires_ms`` NULL: it
+does not expire. What is drawn from it is not stored: it follows from the entries (core/credit.py)."""
 
 
 def quantity_column(usage_type: UsageType) -> str:
@@ -168,7 +205,7 @@ referenced by a foreign key: an entry must never be refused, and a distributed t
 """
 
 
-def _rollup(name: str, period: str) -> Table:
+def _rollup(name: str, period: str, *indexes: Index) -> Table:
     key = ("account_id", period, "model", "usage_type", "tariff_class", "price_version")
     return Table(
         name,
@@ -178,6 +215,7 @@ def _rollup(name: str, period: str) -> Table:
         _big("cost_pico"),
         _big("calls"),
         PrimaryKeyConstraint(*key),
+        *indexes,
         sqlite_strict=True,
     )
 
@@ -197,7 +235,7 @@ def _calls(name: str, period: str) -> Table:
 rollups_daily: Final = _rollup("rollups_daily", "day")
 """Sums of entries by day. ``calls`` counts the calls that used the type: a call may be in several rows."""
 
-rollups_monthly: Final = _rollup("rollups_monthly", "month")
+rollups_monthly: Final = _rollup("rollups_monthly", "month", Index("ix_rollups_monthly_month", "month"))
 """Sums of entries by billing month."""
 
 calls_daily: Final = _calls("calls_daily", "day")
@@ -216,3 +254,36 @@ price_versions: Final = Table(
     sqlite_strict=True,
 )
 """Append-only: the prices (canonical JSON) of every version in force since the ledger began."""
+
+events: Final = Table(
+    "events",
+    metadata,
+    Column("id", Text(), primary_key=True),
+    _text("account_id"),
+    _text("kind"),
+    _text("subject"),
+    Column("threshold", Integer(), nullable=False),
+    _big("recorded_ms"),
+    _text("body"),
+    Column("attempts", Integer(), nullable=False),
+    _big("next_attempt_ms", nullable=True),
+    _big("acknowledged_ms", nullable=True),
+    UniqueConstraint("account_id", "kind", "subject", "threshold"),
+    Index("ix_events_next_attempt_ms", "next_attempt_ms"),
+    sqlite_strict=True,
+)
+"""What has happened to an account, once for each (kind, subject, threshold): ``subject`` is a month, a lot or a tier.
+
+``body`` is what is sent, byte for byte, at every attempt. ``next_attempt_ms`` NULL: nothing more is tried, because it
+was acknowledged (``acknowledged_ms``) or given up.
+"""
+
+leases: Final = Table(
+    "leases",
+    metadata,
+    Column("name", Text(), primary_key=True),
+    _text("holder"),
+    _big("until_ms"),
+    sqlite_strict=True,
+)
+"""Work that one replica does for all: which one, and until when unless it says so again."""
