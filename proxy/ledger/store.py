@@ -10,25 +10,24 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.clock import unix_ms
 from proxy.core.entries import Entry
-from proxy.core.limits import Limit, LimitKind, Stamp
-from proxy.core.money import nano_from_pico_up
+from proxy.core.limits import Limit, LimitKind
 from proxy.core.pricing import PriceBook
 from proxy.core.usage import TariffClass, UsageType
 from proxy.ledger import prices
 from proxy.ledger.database import Database
 from proxy.ledger.outbox import Outbox
-from proxy.ledger.rows import EntryId, entry_id, entry_of, output_tokens, row_of, sums_of
+from proxy.ledger.rows import EntryId, entry_id, entry_of, row_of, sums_of
 from proxy.ledger.schema import calls_monthly, entries, rollups_monthly
+from proxy.ledger.seeds import latest_calls, share_of, spent_nano, window_amounts
 from proxy.ledger.statements import Statements
 from proxy.limiter import Seed
 
 _IDS_MAX: Final = 1000
-_SEED_CALLS_MAX: Final = 4096
 _SEED_CALLS_MS: Final = 600_000
 """A settlement that is still on its way to a limiter which has lost its data is not older."""
 _to_json: Final = msgspec.json.Encoder().encode
@@ -169,9 +168,9 @@ class Ledger:
 
         Budgets get the month's cost, rounded up to a nano-euro once, in total: each call's own rounding up
         could only add a nano-euro a call. Windows get one amount for each of their buckets, stamped at the
-        newest in it, so what is seeded never ages out early. Counted are the ledger and this process's
-        outbox; what other replicas have not shipped yet is not. Named are the calls of the last ten minutes, the
-        latest 4,096 at most, in rising order of settlement.
+        newest in it, so what is seeded never ages out early. A limit of a key or a model counts its own
+        entries. Counted are the ledger and this process's outbox; what other replicas have not shipped yet is
+        not. Named are the calls of the last ten minutes, the latest 4,096 at most, in rising order of settlement.
 
         Raises:
             LedgerUnavailableError: the database does not answer.
@@ -184,15 +183,14 @@ class Ledger:
         async with self._database.read() as connection:
             missing = await missing_entries(connection, self._statements, pending)
             for limit in limits:
+                share = await share_of(connection, account_id, limit)
                 if limit.kind is LimitKind.BUDGET:
-                    cost_pico = await _spent_pico(connection, account_id, limit.period)
-                    cost_pico += sum(entry.charge.total_pico for entry in missing if entry.month == limit.period)
-                    spent[limit.stored_name, limit.period] = nano_from_pico_up(cost_pico)
+                    nano = await spent_nano(connection, account_id, limit, share, missing)
+                    spent[limit.stored_name, limit.period] = nano
                 else:
-                    since_ms = now_ms - limit.window_s * 1000
-                    buckets = await _buckets(connection, account_id, limit, since_ms)
-                    windows[limit.stored_name] = _with_pending(buckets, missing, limit, since_ms)
-            calls = await _latest_calls(connection, account_id, missing, now_ms - _SEED_CALLS_MS)
+                    amounts = await window_amounts(connection, account_id, limit, share, missing, now_ms)
+                    windows[limit.stored_name] = amounts
+            calls = await latest_calls(connection, account_id, missing, now_ms - _SEED_CALLS_MS)
         return Seed(spent, windows, calls)
 
     async def entries_of(self, account_id: str, month: str) -> list[Entry]:
@@ -241,60 +239,3 @@ def month_usage(calls: int, lines: Mapping[tuple[str, str, str], Sequence[int]])
         for model, tariff_class, usage_type in ordered
     )
     return MonthUsage(calls, sum(line.cost_pico for line in used), used)
-
-
-async def _spent_pico(connection: AsyncConnection, account_id: str, month: str) -> int:
-    table = rollups_monthly.c
-    rows = await connection.execute(select(table.cost_pico).where(table.account_id == account_id, table.month == month))
-    return sum(cost_pico for (cost_pico,) in rows)
-
-
-async def _latest_calls(
-    connection: AsyncConnection, account_id: str, missing: Iterable[Entry], since_ms: int
-) -> tuple[str, ...]:
-    """Return the ids of what was settled after ``since_ms``: of many the latest, in rising order."""
-    table = entries.c
-    rows = await connection.execute(
-        select(table.settled_ms, table.call_id)
-        .where(table.account_id == account_id, table.settled_ms > since_ms)
-        .order_by(table.settled_ms.desc(), table.call_id.desc())
-        .limit(_SEED_CALLS_MAX)
-    )
-    settled = [(settled_ms, call_id) for settled_ms, call_id in rows]
-    settled += [(entry.settled_ms, entry.call_id) for entry in missing if entry.settled_ms > since_ms]
-    return tuple(call_id for _, call_id in sorted(settled)[-_SEED_CALLS_MAX:])
-
-
-async def _buckets(
-    connection: AsyncConnection, account_id: str, limit: Limit, since_ms: int
-) -> dict[int, tuple[int, int]]:
-    """Return (newest stamp, amount) by bucket number, of what was stamped after ``since_ms``."""
-    table = entries.c
-    settles = limit.stamp is Stamp.SETTLEMENT
-    stamp = table.settled_ms if settles else table.admitted_ms
-    amount = func.sum(table.output_quantity + table.reasoning_quantity) if settles else func.count()
-    bucket = (stamp // _bucket_ms(limit)).label("bucket")
-    rows = await connection.execute(
-        select(bucket, func.max(stamp), amount)
-        # What was admitted in the window was settled in it, too: the index on settled_ms serves both.
-        .where(table.account_id == account_id, table.settled_ms > since_ms, stamp > since_ms)
-        .group_by(bucket)
-    )
-    return {number: (newest_ms, int(amount)) for number, newest_ms, amount in rows}
-
-
-def _with_pending(
-    buckets: dict[int, tuple[int, int]], missing: Iterable[Entry], limit: Limit, since_ms: int
-) -> tuple[tuple[int, int], ...]:
-    for entry in missing:
-        settles = limit.stamp is Stamp.SETTLEMENT
-        stamp_ms = entry.settled_ms if settles else entry.admitted_ms
-        if stamp_ms > since_ms:
-            number = stamp_ms // _bucket_ms(limit)
-            newest_ms, amount = buckets.get(number, (0, 0))
-            buckets[number] = (max(newest_ms, stamp_ms), amount + (output_tokens(entry) if settles else 1))
-    return tuple(sorted(bucket for bucket in buckets.values() if bucket[1]))
-
-
-def _bucket_ms(limit: Limit) -> int:
-    return max(1, limit.bucket_s * 1000)
