@@ -84,7 +84,7 @@ def _put_together(parts: _Parts, now_ms: int) -> tuple[int, Allowance]:
     return until_ms, Allowance.of(limits)
 
 
-def limits_of_models(models: Iterable[Model]) -> tuple[tuple[str, tuple[Limit, ...]], ...]:
-    """Return the limits of an account with each model that has any, beside the model's id; each model once."""
-    once = {model.id: model.limits for model in models if model.limits is not None}
-    return tuple((model_id, model_limits_of(own)) for model_id, own in once.items())
+def limits_of_models(models: Iterable[Model]) -> tuple[Limit, ...]:
+    """Return the limits that an account has with models, each model once."""
+    own = {model.limits.scope: model.limits for model in models if model.limits is not None}
+    return tuple(limit for limits in own.values() for limit in model_limits_of(limits))

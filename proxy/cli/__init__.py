@@ -8,6 +8,7 @@ from proxy.cli.check import check
 from proxy.cli.credit import credit
 from proxy.cli.demo import demo
 from proxy.cli.keys import keys
+from proxy.cli.limits import limits
 from proxy.cli.serve import serve
 from proxy.cli.usage import usage
 
@@ -18,5 +19,5 @@ def main() -> None:
     """Tollgate: a metering, limiting and pricing reverse proxy in front of an LLM inference cluster."""
 
 
-for command in (serve, check, demo, accounts, keys, credit, usage):
+for command in (serve, check, demo, accounts, keys, limits, credit, usage):
     main.add_command(command)

@@ -21,7 +21,9 @@ from proxy.cli.ledger_session import (
     time_text,
     with_ledger,
 )
+from proxy.cli.numbers import Typed, limit_options, number_document, number_text, numbers_of
 from proxy.core.accounts import Key
+from proxy.core.levels import Overridable
 from proxy.ledger.database import Database
 from proxy.ledger.keys import KeyInfo, Keys, NewKey
 from proxy.ledger.location import Location
@@ -38,15 +40,33 @@ def keys() -> None:
 @keys.command()
 @click.argument("account")
 @click.option("--expires", "expires_ms", type=EXPIRY, help="When it ends: 90d, or 2027-06-30. Never, by default.")
+@limit_options(can_take_away=False)
 @json_option
 @config_option
-def create(account: str, expires_ms: int | None, as_json: bool, config_dir: Path) -> None:
-    """Create a key for ACCOUNT and print it: the only time that it is shown."""
+def create(*, account: str, expires_ms: int | None, as_json: bool, config_dir: Path, **numbers: Typed | None) -> None:
+    """Create a key for ACCOUNT and print it: the only time that it is shown.
+
+    It can have limits of its own, inside those of its account.
+    """
 
     async def work(database: Database, _: Location) -> NewKey:
-        return await Keys(database).create(account, expires_ms)
+        return await Keys(database).create(account, expires_ms, numbers_of(numbers))
 
     _print_new(with_ledger(read_settings(config_dir), work), as_json)
+
+
+@keys.command()
+@click.argument("key_id")
+@limit_options(can_take_away=True, bounded=frozenset({Overridable.REQUESTS_WINDOW_S}))
+@config_option
+def limit(*, key_id: str, config_dir: Path, **numbers: Typed | None) -> None:
+    """Change limits of a key's own, inside those of its account; every replica knows within a second."""
+
+    async def work(database: Database, _: Location) -> Key:
+        return await Keys(database).limit(key_id, numbers_of(numbers))
+
+    key = with_ledger(read_settings(config_dir), work)
+    click.echo(f"Key {key.id}: {_limits_text(key) or 'no limits of its own'}.")
 
 
 @keys.command()
@@ -97,15 +117,36 @@ def list_(account: str | None, as_json: bool, config_dir: Path) -> None:
     if as_json:
         click.echo(msgspec.json.encode([_document(info) for info in found]))
         return
-    table = Table(Column("id", min_width=_ID_CHARS), "account", "state", "created", "ends")
+    table = Table(Column("id", min_width=_ID_CHARS), "account", "state", "created", "ends", "own limits")
     for info in found:
         key = info.key
         ends = [end for end in (key.expires_ms, key.revoked_ms) if end is not None]
-        table.add_row(key.id, info.account, _state(key), time_text(info.created_ms), time_text(min(ends, default=None)))
+        created, end = time_text(info.created_ms), time_text(min(ends, default=None))
+        table.add_row(key.id, info.account, _state(key), created, end, _limits_text(key))
     Console().print(table)
 
 
-def _document(info: KeyInfo) -> dict[str, str | int | None]:
+def _limits(key: Key) -> dict[Overridable, int]:
+    """Return the limits that a key has of its own."""
+    own = key.limits
+    if own is None:
+        return {}
+    numbers = {
+        Overridable.OUTPUT_TOKENS_HOUR: own.output_tokens_hour,
+        Overridable.OUTPUT_TOKENS_DAY: own.output_tokens_day,
+        Overridable.REQUESTS: own.requests,
+        Overridable.MONTHLY_LIMIT: own.monthly_limit_pico,
+        Overridable.CALLS_IN_FLIGHT: own.calls_in_flight,
+    }
+    found = {at: number for at, number in numbers.items() if number and number_document(at, number) is not None}
+    return {**found, Overridable.REQUESTS_WINDOW_S: own.requests_window_s} if Overridable.REQUESTS in found else found
+
+
+def _limits_text(key: Key) -> str:
+    return ", ".join(f"{at.value} {number_text(at, number)}" for at, number in _limits(key).items())
+
+
+def _document(info: KeyInfo) -> dict[str, str | int | dict[str, int | str | None] | None]:
     return {
         "id": info.key.id,
         "account": info.account,
@@ -114,6 +155,7 @@ def _document(info: KeyInfo) -> dict[str, str | int | None]:
         "expires_ms": info.key.expires_ms,
         "revoked_ms": info.key.revoked_ms,
         "rotated_from": info.rotated_from,
+        "limits": {at.value: number_document(at, number) for at, number in _limits(info.key).items()},
     }
 
 

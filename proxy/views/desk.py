@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from uuid_utils import uuid7
 
+from proxy.allowances import Allowances, limits_of_models
 from proxy.clock import unix_ms
 from proxy.core.accounts import Account
 from proxy.core.catalogue import Tier
@@ -96,6 +97,7 @@ class Views:
         self._is_degraded = is_degraded
         self._read_s = read_s
         self._months = Months()
+        self._allowances = Allowances(self._months)
         self._models = ModelBodies()
         self._pace = Pace(clock)
         self._reading = 0
@@ -149,7 +151,7 @@ class Views:
             raise unavailable()
         month = self._months.at(now_ms, account.timezone)
         report.principal, report.tier = principal, tier
-        report.allowance = self._months.allowance(tier, month)
+        report.allowance = self._allowances.of(principal, None, tier, month, now_ms)
         return _Caller(settings, account, tier, month, now_ms)
 
     def _keep_pace(self, account: Account) -> None:
@@ -163,12 +165,18 @@ class Views:
             raise unavailable()
         account, month = caller.account, caller.month
         used = await self._read(self._reader.sums(account.id, month.day, month.name))
+        limits = list(zip(allowance.limits, admission.states, strict=True))
+        if with_models := limits_of_models(caller.settings.models.values()):
+            try:
+                looked = await self._limiter.peek(account.id, with_models)
+            except LimiterUnavailableError:
+                raise unavailable() from None
+            limits += zip(with_models, looked.states, strict=True)
         shown = usage_shown(
             account,
             caller.tier,
             month,
-            allowance.limits,
-            admission,
+            limits,
             used,
             caller.now_ms,
             is_degraded=self._is_degraded(),

@@ -5,14 +5,15 @@ exact decimal strings, instants are given in Unix seconds and in RFC 3339.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
 from proxy.core.accounts import Account
 from proxy.core.calendar import month_bounds_ms
 from proxy.core.catalogue import Tier
-from proxy.core.limit_names import REQUESTS
-from proxy.core.limits import Admission, Limit, LimitKind, LimitState
+from proxy.core.limit_names import KEY_NAMES, MODEL_NAMES, model_of_scope
+from proxy.core.limits import UNLIMITED, Limit, LimitKind, LimitState, Measure
 from proxy.core.money import PICO_PER_NANO, euros_text
 from proxy.core.quotas import UNLIMITED_NANO
 from proxy.ledger.store import MonthUsage
@@ -20,14 +21,24 @@ from proxy.months import Month
 from proxy.views.instants import seconds_up, text_of_s
 from proxy.views.receipt import CURRENCY, ShownTier, unit_of
 
+_UNITS: Final = {
+    Measure.REQUESTS: "requests",
+    Measure.OUTPUT_TOKENS: "tokens",
+    Measure.EUROS: CURRENCY,
+    Measure.CALLS_IN_FLIGHT: "calls",
+}
+
 
 class ShownLimit(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One limit: whole numbers of requests or tokens, or exact amounts of euros as text.
+    """One limit: whole numbers of requests, tokens or calls, or exact amounts of euros as text.
 
     ``limit`` and ``remaining`` are null where there is none. A window has ``window_seconds``, a budget has ``period``.
+    ``scope`` says whose limit it is: the account's, that of the ``key`` which asks, or the account's with a ``model``.
+    A limit whose ``mode`` is ``shadow`` counts and refuses nothing.
     """
 
     name: str
+    scope: str
     unit: str
     limit: int | str | None
     used: int | str
@@ -37,6 +48,9 @@ class ShownLimit(msgspec.Struct, frozen=True, omit_defaults=True):
     reset_at: str
     window_seconds: int = 0
     period: str = ""
+    key: str = ""
+    model: str = ""
+    mode: str = ""
 
 
 class ShownLine(msgspec.Struct, frozen=True):
@@ -83,8 +97,7 @@ def usage_shown(
     account: Account,
     tier: Tier,
     month: Month,
-    limits: Sequence[Limit],
-    admission: Admission,
+    limits: Sequence[tuple[Limit, LimitState]],
     used: tuple[MonthUsage, MonthUsage],
     now_ms: int,
     *,
@@ -96,8 +109,7 @@ def usage_shown(
         account: whose.
         tier: that it holds.
         month: its present month and day.
-        limits: its limits.
-        admission: their states, in the same order.
+        limits: its limits, those of its key and those with models, and how each stands.
         used: of the day, and of the month.
         now_ms: Unix milliseconds.
         is_degraded: whether the states are those of this process alone.
@@ -114,7 +126,7 @@ def usage_shown(
         timezone=account.timezone,
         currency=CURRENCY,
         degraded=is_degraded,
-        limits=tuple(_limit(limit, state) for limit, state in zip(limits, admission.states, strict=True)),
+        limits=tuple(_limit(limit, state) for limit, state in limits),
         today=_period(month.day, month.day_starts_ms, month.day_ends_ms, day_used),
         month=_period(month.name, starts_ms, ends_ms, month_used),
     )
@@ -122,26 +134,41 @@ def usage_shown(
 
 def _limit(limit: Limit, state: LimitState) -> ShownLimit:
     reset = seconds_up(state.reset_ms)
-    at = text_of_s(reset)
-    if limit.kind is LimitKind.WINDOW:
-        unit = "requests" if limit.name == REQUESTS else "tokens"
-        room = (state.capacity, state.used, state.held, state.remaining)
-        return ShownLimit(limit.name, unit, *room, reset, at, window_seconds=limit.window_s)
-    is_capped = limit.capacity != UNLIMITED_NANO
+    scope, key, model = "account", "", ""
+    if limit.name in KEY_NAMES:
+        scope, key = "key", limit.scope
+    elif limit.name in MODEL_NAMES:
+        scope, model = "model", model_of_scope(limit.scope)
+    capacity: int | None = state.capacity
+    if limit.shadow is not None:
+        capacity = limit.shadow
+    elif limit.capacity in (UNLIMITED, UNLIMITED_NANO):
+        capacity = None
+    remaining = None if capacity is None else max(0, capacity - state.used - state.held)
+    amount = _euros if limit.kind is LimitKind.BUDGET else _whole
     return ShownLimit(
         limit.name,
-        CURRENCY,
-        _euros(state.capacity) if is_capped else None,
-        _euros(state.used),
-        _euros(state.held),
-        _euros(state.remaining) if is_capped else None,
+        scope,
+        _UNITS[limit.counts],
+        None if capacity is None else amount(capacity),
+        amount(state.used),
+        amount(state.held),
+        None if remaining is None else amount(remaining),
         reset,
-        at,
+        text_of_s(reset),
+        window_seconds=limit.window_s if limit.counts is not Measure.CALLS_IN_FLIGHT else 0,
         period=limit.period,
+        key=key,
+        model=model,
+        mode="" if limit.shadow is None else "shadow",
     )
 
 
-def _euros(amount_nano: int) -> str:
+def _whole(amount: int) -> int | str:
+    return amount
+
+
+def _euros(amount_nano: int) -> int | str:
     return euros_text(amount_nano * PICO_PER_NANO)
 
 
