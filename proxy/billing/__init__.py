@@ -1,1 +1,1 @@
-"""What finance needs, made from ledger entries."""
+"""Billing: what accounts owe and what they have paid, made from entries."""

@@ -4,6 +4,7 @@ What belongs here: the commands and what they print. What does not: the rules (l
 """
 
 from pathlib import Path
+from typing import Final
 
 import click
 import msgspec
@@ -21,10 +22,19 @@ from proxy.cli.ledger_session import (
 )
 from proxy.core.accounts import Account
 from proxy.core.money import euros_text
-from proxy.ledger.accounts import Accounts, CreditLot, TierChange
+from proxy.ledger.accounts import Accounts, TierChange
+from proxy.ledger.credit import Credit
 from proxy.ledger.database import Database
 from proxy.ledger.location import Location
+from proxy.ledger.lots import CreditLot
 from proxy.settings.types import Settings
+
+prepaid_option: Final = click.option(
+    "--prepaid-only/--invoiced",
+    "prepaid_only",
+    default=None,
+    help="Whether it can spend its credit only, or what goes beyond it is invoiced.",
+)
 
 
 @click.group()
@@ -37,15 +47,27 @@ def accounts() -> None:
 @click.option("--tier", required=True, help="Tier id, as in tiers.yaml.")
 @click.option("--credit", "credit_pico", type=EUROS, help="Prepaid credit to begin with, euros.")
 @click.option("--timezone", default="Europe/Paris", show_default=True, help="IANA zone whose months are billed.")
+@prepaid_option
 @json_option
 @config_option
-def create(*, name: str, tier: str, credit_pico: int | None, timezone: str, as_json: bool, config_dir: Path) -> None:
+def create(
+    *,
+    name: str,
+    tier: str,
+    credit_pico: int | None,
+    timezone: str,
+    prepaid_only: bool | None,
+    as_json: bool,
+    config_dir: Path,
+) -> None:
     """Create an account."""
     settings = read_settings(config_dir)
     _check_tier(settings, tier)
 
     async def work(database: Database, _: Location) -> Account:
-        return await Accounts(database).create(name, tier, timezone, credit_pico=credit_pico or 0, by=operator())
+        return await Accounts(database).create(
+            name, tier, timezone, credit_pico=credit_pico or 0, prepaid_only=bool(prepaid_only), by=operator()
+        )
 
     account = with_ledger(settings, work)
     if as_json:
@@ -84,7 +106,7 @@ def show(name: str, as_json: bool, config_dir: Path) -> None:
     async def work(database: Database, _: Location) -> tuple[Account, list[TierChange], list[CreditLot]]:
         store = Accounts(database)
         account = await store.named(name)
-        return account, await store.tier_history(account.id), await store.credit_lots(account.id)
+        return account, await store.tier_history(account.id), await Credit(database).lots(account.id)
 
     account, history, lots = with_ledger(read_settings(config_dir), work)
     if as_json:
@@ -102,7 +124,8 @@ def show(name: str, as_json: bool, config_dir: Path) -> None:
         }
         click.echo(msgspec.json.encode(document))
         return
-    click.echo(f"{account.name} ({account.id}), tier {account.tier}, time zone {account.timezone}")
+    prepaid = ", prepaid only" if account.prepaid_only else ""
+    click.echo(f"{account.name} ({account.id}), tier {account.tier}, time zone {account.timezone}{prepaid}")
     for change in history:
         by = f", by {change.changed_by}" if change.changed_by else ""
         click.echo(f"  {change.tier} since {time_text(change.effective_ms, account.timezone)}{by}")
@@ -125,6 +148,23 @@ def set_tier(name: str, tier: str, config_dir: Path) -> None:
 
     account = with_ledger(settings, work)
     click.echo(f"Account {account.name} holds {account.tier}.")
+
+
+@accounts.command("set")
+@click.argument("name")
+@prepaid_option
+@config_option
+def set_(name: str, prepaid_only: bool | None, config_dir: Path) -> None:
+    """Let an account spend its credit only, or more than that, from now on."""
+    if prepaid_only is None:
+        raise click.UsageError("nothing to set: give --prepaid-only or --invoiced")
+
+    async def work(database: Database, _: Location) -> Account:
+        return await Accounts(database).set_prepaid_only(name, prepaid_only=prepaid_only)
+
+    account = with_ledger(read_settings(config_dir), work)
+    says = "can spend its credit only" if account.prepaid_only else "is invoiced what goes beyond its credit"
+    click.echo(f"Account {account.name} {says}.")
 
 
 def _check_tier(settings: Settings, tier: str) -> None:

@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -143,6 +143,23 @@ class Expiry(click.ParamType[int]):
         return int(moment.timestamp()) * 1000
 
 
+class LastDay(click.ParamType[str | int]):
+    """A last day: a date as it is, or a duration from now, which becomes milliseconds."""
+
+    name = "day"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | int:  # noqa: ANN401
+        """Parse it; a bad one ends the command with exit code 2."""
+        text = str(value)
+        if _DURATION.fullmatch(text):
+            return Duration().convert(text, param, ctx)
+        try:
+            return date.fromisoformat(text).isoformat()
+        except ValueError:
+            self.fail(f"neither a date (2027-12-31) nor a duration (365d): {value!r}", param, ctx)
+
+
 EUROS: Final = Euros()
 DURATION: Final = Duration()
 EXPIRY: Final = Expiry()
+LAST_DAY: Final = LastDay()

@@ -27,12 +27,16 @@ class Account(msgspec.Struct, frozen=True):
         name: unique, chosen by the operator.
         tier: id of the tier that the account holds.
         timezone: IANA name of the zone whose months it is billed in.
+        prepaid_only: whether it can spend its credit only; otherwise what goes beyond it is invoiced.
+        credit_paid_pico: all credit that it ever bought, pico-euros: it grows with each purchase.
     """
 
     id: str
     name: str
     tier: str
     timezone: str = "Europe/Paris"
+    prepaid_only: bool = False
+    credit_paid_pico: int = 0
 
 
 class Key(msgspec.Struct, frozen=True):

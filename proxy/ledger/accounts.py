@@ -1,11 +1,13 @@
-"""Accounts and their credit, as operators change them.
+"""Accounts, as operators change them.
 
-What belongs here: creating accounts, changing tiers, buying credit; each in one transaction that also moves
-the directory's version. What does not: keys (keys.py), and reading them on the hot path (directory.py).
+What belongs here: creating accounts, changing what they hold; each in one transaction that also moves the
+directory's version. What does not: their credit (credit.py), keys (keys.py), and reading them on the hot path
+(directory.py).
 """
 
 import time
 from collections.abc import Callable
+from typing import Any, Final
 
 import msgspec
 import uuid_utils
@@ -15,15 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.core.accounts import Account
 from proxy.core.calendar import zone
 from proxy.ledger.database import Database
-from proxy.ledger.errors import (
-    CreditConflictError,
-    DuplicateAccountError,
-    RefusedChangeError,
-    UnknownAccountError,
-)
-from proxy.ledger.schema import account_tiers, accounts, credit_lots, directory_changes
-
-PICO_MAX = 2**63 - 1
+from proxy.ledger.errors import DuplicateAccountError, RefusedChangeError, UnknownAccountError
+from proxy.ledger.lots import CreditLot, buy
+from proxy.ledger.schema import account_tiers, accounts, directory_changes
 
 
 class TierChange(msgspec.Struct, frozen=True):
@@ -32,17 +28,6 @@ class TierChange(msgspec.Struct, frozen=True):
     effective_ms: int
     tier: str
     changed_by: str
-
-
-class CreditLot(msgspec.Struct, frozen=True):
-    """Prepaid credit as it was bought; ``reference`` is the operator's and unique."""
-
-    id: str
-    account_id: str
-    reference: str
-    amount_pico: int
-    bought_ms: int
-    expires_ms: int | None = None
 
 
 def now_ms() -> int:
@@ -71,9 +56,24 @@ class Accounts:
         self._clock_ms = clock_ms
 
     async def create(
-        self, name: str, tier: str, timezone: str = "Europe/Paris", *, credit_pico: int = 0, by: str = ""
+        self,
+        name: str,
+        tier: str,
+        timezone: str = "Europe/Paris",
+        *,
+        credit_pico: int = 0,
+        prepaid_only: bool = False,
+        by: str = "",
     ) -> Account:
-        """Create an account, with its first credit when there is one.
+        """Create an account, with its first credit when there is one, or nothing.
+
+        Args:
+            name: unique.
+            tier: id of its tier.
+            timezone: IANA name of the zone whose months it is billed in.
+            credit_pico: credit that it begins with, without an end.
+            prepaid_only: see ``Account``.
+            by: who creates it.
 
         Raises:
             DuplicateAccountError: the name is taken.
@@ -85,23 +85,29 @@ class Accounts:
             zone(timezone)
         except ValueError as exc:
             raise RefusedChangeError(str(exc)) from exc
-        account, at_ms = Account(new_id("acc"), name, tier, timezone), self._clock_ms()
+        account, at_ms = Account(new_id("acc"), name, tier, timezone, prepaid_only), self._clock_ms()
         async with self._database.write() as connection:
-            row = {"id": account.id, "name": name, "tier": tier, "timezone": timezone, "created_ms": at_ms}
+            row = {
+                "id": account.id,
+                "name": name,
+                "tier": tier,
+                "timezone": timezone,
+                "created_ms": at_ms,
+                "prepaid_only": prepaid_only,
+            }
             made = await connection.execute(self._database.insert(accounts).values(row))
             if not made.rowcount:
                 raise DuplicateAccountError(f"there is an account named {name!r} already")
             await self._note_tier(connection, account.id, tier, by, at_ms)
             if credit_pico:
-                lot = CreditLot(new_id("lot"), account.id, f"opening {account.id}", credit_pico, at_ms)
-                await self._buy(connection, lot)
-        return account
+                lot = CreditLot(new_id("lot"), account.id, f"opening {account.id}", credit_pico, at_ms, added_by=by)
+                await buy(self._database, connection, lot)
+        return msgspec.structs.replace(account, credit_paid_pico=credit_pico)
 
     async def all(self) -> list[Account]:
         """Return every account, by name."""
-        query = select(accounts.c.id, accounts.c.name, accounts.c.tier, accounts.c.timezone).order_by(accounts.c.name)
         async with self._database.read() as connection:
-            return [Account(*row) for row in await connection.execute(query)]
+            return [account_of(row) for row in await connection.execute(ACCOUNTS.order_by(accounts.c.name))]
 
     async def named(self, name: str) -> Account:
         """Return the account of a name, or of an id.
@@ -126,6 +132,21 @@ class Accounts:
             await self._note_tier(connection, account.id, tier, by, self._clock_ms())
         return msgspec.structs.replace(account, tier=tier)
 
+    async def set_prepaid_only(self, name: str, *, prepaid_only: bool) -> Account:
+        """Let an account spend its credit only, or more than that, from now on; the same again changes nothing.
+
+        Raises:
+            UnknownAccountError: there is no such account.
+        """
+        async with self._database.write() as connection:
+            account = await find_account(connection, name, lock=True)
+            if account.prepaid_only == prepaid_only:
+                return account
+            change = update(accounts).where(accounts.c.id == account.id).values(prepaid_only=prepaid_only)
+            await connection.execute(change)
+            await note_change(connection)
+        return msgspec.structs.replace(account, prepaid_only=prepaid_only)
+
     async def tier_history(self, account_id: str) -> list[TierChange]:
         """Return the tiers that an account has held, oldest first."""
         table = account_tiers.c
@@ -147,43 +168,6 @@ class Accounts:
         await connection.execute(account_tiers.insert().values(row))
         await note_change(connection)
 
-    async def add_credit(
-        self, name: str, amount_pico: int, reference: str, expires_ms: int | None = None
-    ) -> tuple[CreditLot, bool]:
-        """Buy credit once for each reference; return the lot and whether it is new.
-
-        Raises:
-            UnknownAccountError: there is no such account.
-            CreditConflictError: the reference was used for another account or another amount.
-            RefusedChangeError: the amount is not positive, or too large, or the reference empty.
-        """
-        if not reference.strip():
-            raise RefusedChangeError("a purchase of credit needs a reference")
-        async with self._database.write() as connection:
-            account = await find_account(connection, name)
-            lot = CreditLot(new_id("lot"), account.id, reference, amount_pico, self._clock_ms(), expires_ms)
-            return await self._buy(connection, lot)
-
-    async def _buy(self, connection: AsyncConnection, lot: CreditLot) -> tuple[CreditLot, bool]:
-        if not 0 < lot.amount_pico <= PICO_MAX:
-            raise RefusedChangeError("an amount of credit is more than 0 and at most 9,223,372 euros")
-        made = await connection.execute(self._database.insert(credit_lots).values(msgspec.structs.asdict(lot)))
-        if made.rowcount:
-            return lot, True
-        found = await connection.execute(select(credit_lots).where(credit_lots.c.reference == lot.reference))
-        before = _lot(found.one())
-        if (before.account_id, before.amount_pico) != (lot.account_id, lot.amount_pico):
-            raise CreditConflictError(f"the reference {lot.reference!r} was used for another purchase")
-        return before, False
-
-    async def credit_lots(self, account_id: str | None = None) -> list[CreditLot]:
-        """Return what credit was bought, by an account or by all, oldest first."""
-        query = select(credit_lots).order_by(credit_lots.c.bought_ms, credit_lots.c.id)
-        if account_id is not None:
-            query = query.where(credit_lots.c.account_id == account_id)
-        async with self._database.read() as connection:
-            return [_lot(row) for row in await connection.execute(query)]
-
 
 async def find_account(connection: AsyncConnection, name: str, *, lock: bool = False) -> Account:
     """Return the account of a name, or of an id; a name wins.
@@ -191,13 +175,24 @@ async def find_account(connection: AsyncConnection, name: str, *, lock: bool = F
     Raises:
         UnknownAccountError: there is none.
     """
-    table = accounts.c
-    query = select(table.id, table.name, table.tier, table.timezone).where((table.name == name) | (table.id == name))
+    query = ACCOUNTS.where((accounts.c.name == name) | (accounts.c.id == name))
     rows = (await connection.execute(query.with_for_update() if lock else query)).all()
     if not rows:
         raise UnknownAccountError(f"there is no account named {name!r}")
-    return min((Account(*row) for row in rows), key=lambda account: account.name != name)
+    return min((account_of(row) for row in rows), key=lambda account: account.name != name)
 
 
-def _lot(row: Row[tuple[object, ...]]) -> CreditLot:
-    return CreditLot(row.id, row.account_id, row.reference, row.amount_pico, row.bought_ms, row.expires_ms)
+ACCOUNTS: Final = select(
+    accounts.c.id,
+    accounts.c.name,
+    accounts.c.tier,
+    accounts.c.timezone,
+    accounts.c.prepaid_only,
+    accounts.c.credit_paid_pico,
+)
+"""Everything of every account; each row is one for ``account_of``."""
+
+
+def account_of(row: Row[*tuple[Any, ...]]) -> Account:
+    """Return the account of a row of ``ACCOUNTS``."""
+    return Account(row.id, row.name, row.tier, row.timezone, bool(row.prepaid_only), row.credit_paid_pico)

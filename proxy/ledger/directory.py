@@ -20,11 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.clock import unix_ms
 from proxy.core.accounts import KEY_CHARS, Account, Principal, digest_of
+from proxy.ledger.accounts import ACCOUNTS, account_of
 from proxy.ledger.database import Database
 from proxy.ledger.errors import LedgerUnavailableError
 from proxy.ledger.keys import key_of
 from proxy.ledger.overrides import overrides_by_account
-from proxy.ledger.schema import accounts, directory_changes, keys
+from proxy.ledger.schema import directory_changes, keys
 
 _log = structlog.get_logger(__name__)
 
@@ -132,8 +133,8 @@ async def _load(connection: AsyncConnection) -> tuple[dict[str, Account], dict[s
     found: dict[str, Account] = {}
     by_digest: dict[str, Principal] = {}
     overridden = await overrides_by_account(connection, unix_ms())
-    async for rows in (await connection.stream(_ACCOUNTS)).partitions(_ROWS_AT_ONCE):
-        found.update((row.id, Account(row.id, row.name, row.tier, row.timezone)) for row in rows)
+    async for rows in (await connection.stream(ACCOUNTS)).partitions(_ROWS_AT_ONCE):
+        found.update((row.id, account_of(row)) for row in rows)
     async for key_rows in (await connection.stream(_KEYS)).partitions(_ROWS_AT_ONCE):
         for row in key_rows:
             key = key_of(row)
@@ -143,5 +144,4 @@ async def _load(connection: AsyncConnection) -> tuple[dict[str, Account], dict[s
 
 
 _ROWS_AT_ONCE: Final = 500
-_ACCOUNTS: Final = select(accounts.c.id, accounts.c.name, accounts.c.tier, accounts.c.timezone)
 _KEYS: Final = select(keys)

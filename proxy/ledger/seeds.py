@@ -49,14 +49,13 @@ async def share_of(connection: AsyncConnection, account_id: str, limit: Limit) -
 async def spent_nano(
     connection: AsyncConnection, account_id: str, limit: Limit, share: Share, missing: Iterable[Entry]
 ) -> int:
-    """Return what has been spent of a budget, rounded up to a nano-euro once, in total."""
+    """Return what has been spent of a budget, rounded up to a nano-euro once, in total; without a period, ever."""
     month = limit.period
-    spent_pico = sum(entry.charge.total_pico for entry in missing if entry.month == month and share.takes(entry))
+    spent_pico = sum(entry.charge.total_pico for entry in missing if month in ("", entry.month) and share.takes(entry))
     if share.is_whole:
         table = rollups_monthly.c
-        costs = await connection.execute(
-            select(table.cost_pico).where(table.account_id == account_id, table.month == month)
-        )
+        query = select(table.cost_pico).where(table.account_id == account_id)
+        costs = await connection.execute(query.where(table.month == month) if month else query)
         return nano_from_pico_up(spent_pico + sum(costs.scalars()))
     cost = entries.c.cost_pico
     # In two parts, each far from the end of 64 bits, where SQLite fails.

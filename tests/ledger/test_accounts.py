@@ -1,13 +1,11 @@
-"""Accounts, keys and credit change in one piece, or not at all."""
-
-import asyncio
+"""Accounts and keys change in one piece, or not at all."""
 
 import pytest
 from sqlalchemy import select
 
 from proxy.ledger.accounts import Accounts, TierChange
+from proxy.ledger.credit import Credit
 from proxy.ledger.errors import (
-    CreditConflictError,
     DuplicateAccountError,
     RefusedChangeError,
     UnknownAccountError,
@@ -48,7 +46,7 @@ async def test_a_name_is_taken_once(accounts, database):
     with pytest.raises(DuplicateAccountError, match="acme"):
         await accounts.create("acme", "tier2", credit_pico=EURO)
     assert await directory_version(database) == before
-    assert await accounts.credit_lots() == []
+    assert await Credit(database).lots() == []
 
 
 @pytest.mark.parametrize("name", ["", " ", " acme", "acme\n", "a\x00b"])
@@ -82,7 +80,7 @@ async def test_what_is_unknown_is_said_to_be(accounts, keys):
     with pytest.raises(UnknownAccountError, match="nobody"):
         await accounts.set_tier("nobody", "tier1")
     with pytest.raises(UnknownAccountError):
-        await accounts.add_credit("nobody", EURO, "r")
+        await accounts.set_prepaid_only("nobody", prepaid_only=True)
     with pytest.raises(UnknownAccountError):
         await keys.create("nobody")
     with pytest.raises(UnknownAccountError):
@@ -91,38 +89,6 @@ async def test_what_is_unknown_is_said_to_be(accounts, keys):
         await keys.revoke("key_x")
     with pytest.raises(UnknownKeyError):
         await keys.rotate("key_x", 0)
-
-
-async def test_credit_is_bought_once_for_each_reference(accounts):
-    account = await accounts.create("acme", "tier1", credit_pico=200 * EURO)
-    lot, is_new = await accounts.add_credit("acme", 50 * EURO, "invoice 7")
-    assert is_new
-    assert await accounts.add_credit("acme", 50 * EURO, "invoice 7") == (lot, False)
-    assert [kept.amount_pico for kept in await accounts.credit_lots(account.id)] == [200 * EURO, 50 * EURO]
-
-
-async def test_two_at_once_buy_once(accounts):
-    await accounts.create("acme", "tier1")
-    bought = await asyncio.gather(*(accounts.add_credit("acme", EURO, "r") for _ in range(4)))
-    assert sorted(is_new for _, is_new in bought) == [False, False, False, True]
-    assert len({lot.id for lot, _ in bought}) == 1
-
-
-async def test_a_reference_is_not_reused_for_something_else(accounts):
-    await accounts.create("acme", "tier1")
-    await accounts.create("other", "tier1")
-    await accounts.add_credit("acme", EURO, "r")
-    for name, amount in (("acme", 2 * EURO), ("other", EURO)):
-        with pytest.raises(CreditConflictError):
-            await accounts.add_credit(name, amount, "r")
-
-
-@pytest.mark.parametrize(("amount", "reference"), [(0, "r"), (-1, "r"), (2**63, "r"), (1, " ")])
-async def test_credit_is_a_positive_amount_with_a_reference(accounts, amount, reference):
-    await accounts.create("acme", "tier1")
-    with pytest.raises(RefusedChangeError):
-        await accounts.add_credit("acme", amount, reference)
-    assert await accounts.credit_lots() == []
 
 
 async def test_a_rotation_keeps_both_keys_for_the_overlap(accounts, keys, clock):
