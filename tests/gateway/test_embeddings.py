@@ -17,6 +17,7 @@ from proxy.core.usage import Source, UsageType
 from tests.core.test_token_ids import ENCODED
 from tests.meters.recordings import WIRE, Recording, load
 from tests.support.stack import Stack, running, write_config
+from tests.support.tokenizer import write_tokenizer
 
 ROUTE = "/v1/embeddings"
 MODEL = "granite-embedding:278m"
@@ -53,13 +54,18 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def before_a_server(
-    folder: Path, engine: Engine = Engine.VLLM, token_ids: str | None = None
+    folder: Path, engine: Engine = Engine.VLLM, token_ids: str | None = None, *, tokenizer: bool = False
 ) -> AsyncIterator[tuple[Stack, Server]]:
     config = write_config(folder, models=("engine: vllm", f"engine: {engine.value}"))
     if token_ids is not None:
         models = (config / "models.yaml").read_text()
         route = "endpoints: [/v1/embeddings]"
         (config / "models.yaml").write_text(models.replace(route, f"{route}\n    token_ids: {token_ids}"))
+    if tokenizer:
+        write_tokenizer(config / "tokenizer.json")
+        models = (config / "models.yaml").read_text()
+        route = "endpoints: [/v1/embeddings]"
+        (config / "models.yaml").write_text(models.replace(route, f"{route}\n    tokenizer: tokenizer.json"))
     server = Server()
     runner = web.ServerRunner(web.Server(server.serve))
     await runner.setup()
@@ -241,3 +247,11 @@ async def test_no_client_has_a_large_answer_whole_before_it_is_in_the_ledger(tmp
             server.pause.set()
             assert await answer.read() == server.answer.body[-2:]
         assert (await only_line(stack))[1:] == (4, Source.REPORTED)
+
+
+async def test_a_large_answer_that_tells_no_tokens_is_billed_what_the_tokenizer_counts(tmp_path):
+    async with before_a_server(tmp_path, Engine.INFINITY, tokenizer=True) as (stack, server):
+        server.answer = large(3)
+        async with stack.post(ask(["hello world"] * 400), route=ROUTE) as answer:
+            assert await answer.read() == server.answer.body
+        assert (await only_line(stack))[1:] == (800, Source.MEASURED)

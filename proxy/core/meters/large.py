@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from proxy.core.meters.contract import Reading
+from proxy.core.meters.contract import Reading, StreamMeter
 from proxy.core.meters.members import BLANKS, Members, Names
 from proxy.core.usage import NOTHING, Usage
 
@@ -83,6 +83,11 @@ class BodyMeter:
                 passing, held = passing + held[:-HELD_BYTES_MAX], held[-HELD_BYTES_MAX:]
         self._held = held
         return passing
+
+    def judge_like(self, other: StreamMeter) -> None:
+        """Take the rule of another meter: more is known of the call than when this one was made."""
+        assert isinstance(other, BodyMeter)
+        self._rule = other._rule  # noqa: SLF001 - of its own kind
 
     def known(self) -> Usage:
         """Return the usage as far as it is known now."""
