@@ -103,6 +103,10 @@ class RecordingLimiter(Limiter, Protocol):
         """
         ...
 
+    def parts(self) -> frozenset[str]:
+        """Name all of them."""
+        ...
+
     async def ping(self, part: str = "") -> None:
         """Return when the store answers, or this part of it: a part that has nothing any more does."""
         ...

@@ -7,9 +7,13 @@ Redis did admit: redis.py owes those by itself.
 The worst overshoot: each replica admits at most its share of each limit from memory, and its memory outlives the
 outage, so that several outages within one window share that one share. With r replicas and a share of s percent, at
 most ``r * s / 100`` of a limit is used beyond what Redis had granted.
+
+A store of several parts, as a cluster of several primaries is, goes away part by part: the accounts of all others are
+decided upon by the primary limiter alone, exactly, as before.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -18,9 +22,8 @@ import msgspec
 
 from proxy.clock import unix_ms
 from proxy.core.limits import Admission, Growth, Limit, LimitKind, Stamp
-from proxy.limiter import LimiterUnavailableError, RecordingLimiter
+from proxy.limiter import AccountUnavailableError, LimiterUnavailableError, RecordingLimiter
 from proxy.limiter.memory import MemoryLimiter
-from proxy.limiter.seeding import LedgerUnavailableError
 
 ALONE_MAX = 50_000
 """How many calls may be in flight or waiting to be handed over; beyond it nothing is admitted without Redis."""
@@ -31,10 +34,21 @@ PROBE_MAX_S = 10.0
 STABLE_S = 30.0
 """A Redis that is away again so soon after its return is probed less and less often, up to PROBE_MAX_S."""
 
+LATER_PROBES = 20
+"""How many times longer than a probe the pause is before calls of single accounts are handed over again."""
+
 _log = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # account id, call id
 Taken = tuple[tuple[Limit, ...], tuple[int, ...]]
+
+
+class _Outage(msgspec.Struct):
+    """A part of the primary that is away: since when, how often it is asked, and who asks."""
+
+    since_ms: int
+    pause_s: float
+    probe: asyncio.Task[None] | None = None
 
 
 class DegradedLimiter:
@@ -52,7 +66,7 @@ class DegradedLimiter:
         admitted_alone: calls admitted from memory, ever.
         refused_alone: calls refused from memory or as unavailable, ever.
         handed_over: calls that the primary has been told of afterwards, ever.
-        outages: how often the primary has gone away.
+        outages: how often the primary, or a part of it, has gone away.
     """
 
     def __init__(
@@ -70,13 +84,13 @@ class DegradedLimiter:
         self._clock_ms = clock_ms
         self._memory = MemoryLimiter(clock_ms, hold_ttl_ms)
         self._probe_s = probe_s
-        self._pause_s = probe_s
         self._scaled: dict[tuple[Limit, ...], tuple[Limit, ...]] = {}
         self._alone: dict[Key, Taken] = {}  # in flight: limits and needs
         self._unsaid: dict[Key, Taken] = {}  # over, to be handed over: limits and amounts
-        self._since_ms: int | None = None
-        self._returned_s = float("-inf")
-        self._probe: asyncio.Task[None] | None = None
+        self._away: dict[str, _Outage] = {}  # by part of the primary
+        self._returned: dict[str, tuple[float, float]] = {}  # when each part returned, and how often it was asked
+        self._later: asyncio.Task[None] | None = None
+        self._is_closing = False
         self.admitted_alone = 0
         self.refused_alone = 0
         self.handed_over = 0
@@ -84,8 +98,13 @@ class DegradedLimiter:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether calls are admitted without the primary."""
-        return self._since_ms is not None
+        """Whether calls are admitted without the primary, or without a part of it."""
+        return bool(self._away)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no part of the primary answers."""
+        return bool(self._away) and self._away.keys() >= self._primary.parts()
 
     @property
     def waiting(self) -> int:
@@ -96,11 +115,11 @@ class DegradedLimiter:
 
     async def admit(self, account_id: str, call_id: str, limits: Sequence[Limit], needs: Sequence[int]) -> Admission:
         """See ``proxy.limiter.Limiter``. Raises when even a part of the share cannot be granted."""
-        if self._since_ms is None:
+        if not self._is_away(account_id):
             try:
                 return await self._primary.admit(account_id, call_id, limits, needs)
             except LimiterUnavailableError as exc:
-                self._go_alone(exc)
+                self._go_alone(account_id, exc)
         try:
             return await self._admit_alone(account_id, call_id, tuple(limits), tuple(needs))
         except LimiterUnavailableError:
@@ -137,59 +156,66 @@ class DegradedLimiter:
         """See ``proxy.limiter.Limiter``. While the primary is away its calls go on: nothing says that they must not."""
         if (account_id, call_id) in self._alone:
             return await self._memory.extend(account_id, call_id, self._scale(tuple(limits)), known)
-        if self._since_ms is None:
+        if not self._is_away(account_id):
             try:
                 return await self._primary.extend(account_id, call_id, limits, known)
             except LimiterUnavailableError as exc:
-                self._go_alone(exc)
+                self._go_alone(account_id, exc)
         return True
 
     async def grow(self, account_id: str, call_id: str, limits: Sequence[Limit], wants: Sequence[int]) -> Growth:
         """See ``proxy.limiter.Limiter``. While the primary is away its calls get what they ask for, as they go on."""
         if (account_id, call_id) in self._alone:
             return await self._memory.grow(account_id, call_id, self._scale(tuple(limits)), wants)
-        if self._since_ms is None:
+        if not self._is_away(account_id):
             try:
                 return await self._primary.grow(account_id, call_id, limits, wants)
             except LimiterUnavailableError as exc:
-                self._go_alone(exc)
+                self._go_alone(account_id, exc)
         return Growth.GRANTED
 
     async def peek(self, account_id: str, limits: Sequence[Limit]) -> Admission:
         """See ``proxy.limiter.Limiter``. From memory, the states are those of the share."""
-        if self._since_ms is None:
+        if not self._is_away(account_id):
             try:
                 return await self._primary.peek(account_id, limits)
             except LimiterUnavailableError as exc:
-                self._go_alone(exc)
-        self._check_open()
+                self._go_alone(account_id, exc)
+        self._check_open(account_id)
         return await self._memory.peek(account_id, self._scale(tuple(limits)))
 
     async def close(self) -> None:
         """Hand over what can be, and close both limiters."""
-        if self._probe is not None:
-            self._probe.cancel()
-            await asyncio.gather(self._probe, return_exceptions=True)
-        try:
+        self._is_closing = True
+        tasks = [task for task in (self._later, *(outage.probe for outage in self._away.values())) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._away.clear()  # each part is tried once more
+        with contextlib.suppress(LimiterUnavailableError):
             await self._hand_over()
-        except LimiterUnavailableError as exc:
-            _log.warning("%d calls are not handed over, and are left to the ledger: %s", self.waiting, exc)
+        if self._unsaid:
+            _log.warning("%d calls are not handed over, and are left to the ledger", self.waiting)
         await self._memory.close()
         await self._primary.close()
 
     # --- alone -------------------------------------------------------------------------------------------------------
 
-    def _check_open(self) -> None:
+    def _is_away(self, account_id: str) -> bool:
+        return bool(self._away) and self._primary.part_of(account_id) in self._away
+
+    def _check_open(self, account_id: str) -> None:
         """Raise when the time or the share is over."""
         if self._share_percent == 0:
             raise LimiterUnavailableError("the limiter is away, and nothing is admitted without it")
-        if self._since_ms is not None and self._clock_ms() - self._since_ms > self._max_ms:
+        outage = self._away.get(self._primary.part_of(account_id))
+        if outage is not None and self._clock_ms() - outage.since_ms > self._max_ms:
             raise LimiterUnavailableError("the limiter has been away for too long")
 
     async def _admit_alone(
         self, account_id: str, call_id: str, limits: tuple[Limit, ...], needs: tuple[int, ...]
     ) -> Admission:
-        self._check_open()
+        self._check_open(account_id)
         if len(self._alone) + len(self._unsaid) >= ALONE_MAX:
             raise LimiterUnavailableError("too many calls were admitted without the limiter")
         scaled = self._scale(limits)
@@ -211,7 +237,7 @@ class DegradedLimiter:
             if len(self._scaled) >= ALONE_MAX:
                 self._scaled.clear()
             scaled = self._scaled[limits] = tuple(
-                msgspec.structs.replace(limit, capacity=limit.capacity * self._share_percent // 100) for limit in limits
+                msgspec.structs.replace(limit, capacity=(limit.capacity - limit.base) * self._share_percent // 100) for limit in limits
             )
         return scaled
 
@@ -223,66 +249,104 @@ class DegradedLimiter:
             for limit, need, amount in zip(limits, needs, amounts, strict=True)
         )
         self._unsaid[account_id, call_id] = (limits, whole)
-        if self._since_ms is None:
+        if not self._is_away(account_id):
             try:
                 await self._hand_over()
-            except LimiterUnavailableError as exc:
-                self._go_alone(exc)
+            except AccountUnavailableError:
+                self._hand_over_later()
 
     # --- away and back -----------------------------------------------------------------------------------------------
 
-    def _go_alone(self, reason: LimiterUnavailableError) -> None:
-        """Stop asking the primary, and begin to look for its return. Said once, not per call.
+    def _go_alone(self, account_id: str, reason: LimiterUnavailableError) -> None:
+        """Stop asking the part of the primary that has the account, and begin to look for its return.
 
-        A ledger that is away concerns single accounts, and the primary can go on for all others.
+        Said once, not per call. What concerns single accounts lets the primary go on for all others.
         """
-        if self._since_ms is not None or isinstance(reason, LedgerUnavailableError):
+        part = self._primary.part_of(account_id)
+        if part in self._away or isinstance(reason, AccountUnavailableError):
             return
-        self._since_ms = self._clock_ms()
+        returned_s, pause_s = self._returned.pop(part, (float("-inf"), self._probe_s))
+        is_shaky = time.monotonic() - returned_s < STABLE_S
+        outage = _Outage(self._clock_ms(), min(pause_s * 2, PROBE_MAX_S) if is_shaky else self._probe_s)
+        self._away[part] = outage
         self.outages += 1
-        is_shaky = time.monotonic() - self._returned_s < STABLE_S
-        self._pause_s = min(self._pause_s * 2, PROBE_MAX_S) if is_shaky else self._probe_s
         _log.warning(
-            "the limiter is away, %d %% of each limit is admitted from memory for up to %d s: %s",
+            "the limiter%s is away, %d %% of each limit is admitted from memory for up to %d s: %s",
+            _named(part),
             self._share_percent,
             self._max_ms // 1000,
             reason,
         )
-        self._probe = asyncio.create_task(self._await_return(), name="limiter-probe")
+        if not self._is_closing:
+            outage.probe = asyncio.create_task(self._await_return(part, outage), name="limiter-probe")
 
-    async def _await_return(self) -> None:
-        while self._since_ms is not None:
-            await asyncio.sleep(self._pause_s)
+    async def _await_return(self, part: str, outage: _Outage) -> None:
+        while True:
+            await asyncio.sleep(outage.pause_s)
             try:
-                await self._primary.ping()
-                await self._hand_over()
-            except LedgerUnavailableError:
+                await self._primary.ping(part)
+                await self._hand_over(part)
+            except AccountUnavailableError:
                 _log.warning("the ledger is away too: %d calls wait to be handed over", self.waiting)
+                self._hand_over_later()
             except LimiterUnavailableError:
                 continue
-            away_ms, self._since_ms = self._clock_ms() - self._since_ms, None
-            self._returned_s = time.monotonic()
-            _log.warning("the limiter is back after %d s; %d calls wait", away_ms // 1000, self.waiting)
+            break
+        del self._away[part]
+        self._returned = {name: seen for name, seen in self._returned.items() if name in self._primary.parts()}
+        self._returned[part] = (time.monotonic(), outage.pause_s)
+        away_s = (self._clock_ms() - outage.since_ms) // 1000
+        _log.warning("the limiter%s is back after %d s; %d calls wait", _named(part), away_s, self.waiting)
 
-    async def _hand_over(self) -> None:
-        """Tell the primary of the calls that are over. It takes each once, however often it is told.
+    def _hand_over_later(self) -> None:
+        """Try again after a while, as long as there is something to be handed over."""
+        if not self._is_closing and (self._later is None or self._later.done()):
+            self._later = asyncio.create_task(self._keep_handing_over(), name="limiter-later")
+
+    async def _keep_handing_over(self) -> None:
+        while self._unsaid:
+            await asyncio.sleep(self._probe_s * LATER_PROBES)
+            with contextlib.suppress(LimiterUnavailableError):
+                await self._hand_over()
+
+    async def _hand_over(self, returning: str | None = None) -> None:
+        """Tell the primary of the calls that are over, but for those of parts that are away. It takes each once.
+
+        Args:
+            returning: a part that seems to be back; the calls of its accounts are among those that are told.
 
         Raises:
-            LimiterUnavailableError: it is away (again); what it has not confirmed is kept.
+            LimiterUnavailableError: that part is away (again), or what single accounts need is; what has not been
+                confirmed is kept.
         """
-        while self._unsaid:
-            batch = [pair for pair, _ in zip(self._unsaid.items(), range(BATCH), strict=False)]
-            results = await asyncio.gather(
-                *(self._primary.record(*key, *taken) for key, taken in batch), return_exceptions=True
-            )
-            for (key, taken), result in zip(batch, results, strict=True):
-                if isinstance(result, LimiterUnavailableError):
-                    continue
-                if isinstance(result, BaseException):
-                    _log.error("a call cannot be handed over, and is left to the ledger", exc_info=result)
-                if self._unsaid.get(key) is taken:
-                    del self._unsaid[key]
-                    self.handed_over += 1
-            for result in results:
-                if isinstance(result, LimiterUnavailableError):
-                    raise result
+        while ready := [
+            key for key in self._unsaid if self._primary.part_of(key[0]) == returning or not self._is_away(key[0])
+        ]:
+            for first in range(0, len(ready), BATCH):
+                await self._hand_over_some(ready[first : first + BATCH], returning)
+
+    async def _hand_over_some(self, keys: Sequence[Key], returning: str | None) -> None:
+        batch = [(key, self._unsaid[key]) for key in keys if key in self._unsaid]
+        results = await asyncio.gather(
+            *(self._primary.record(*key, *taken) for key, taken in batch), return_exceptions=True
+        )
+        failure: LimiterUnavailableError | None = None
+        for (key, taken), result in zip(batch, results, strict=True):
+            if isinstance(result, LimiterUnavailableError):
+                self._go_alone(key[0], result)
+                if isinstance(result, AccountUnavailableError):
+                    failure = failure or result
+                elif self._primary.part_of(key[0]) == returning:
+                    failure = result
+                continue
+            if isinstance(result, BaseException):
+                _log.error("a call cannot be handed over, and is left to the ledger", exc_info=result)
+            if self._unsaid.get(key) is taken:
+                del self._unsaid[key]
+                self.handed_over += 1
+        if failure is not None:
+            raise failure
+
+
+def _named(part: str) -> str:
+    return f" at {part}" if part else ""

@@ -4,7 +4,7 @@ The limiter in Redis (7.0 or newer) and Valkey: one library, one function a verb
 proxy/core/limits.py, kept as proxy/core/account_state.py keeps them, answer for answer. What does not: the ledger.
 A change of what is stored, or of what a function takes or answers, is a new library name: v1 and v2 live side by side.
 
-KEYS, the same four for every function but attach, in one slot by their {account} tag:
+KEYS, the same four for every function but attach and renew, in one slot by their {account} tag:
   1  state    hash: all that is known of the account. Lost whole or not at all: absence means unknown, never zero.
                 clock                 see CLOCK below
                 w:<name>:<window ms>  a window's header, see WINDOW
@@ -985,6 +985,27 @@ local function attach(keys, args)
   return tonumber(call('HGET', keys[1], 'generation'))
 end
 
+local renewed = '' -- the run of this Redis in which renew was done: gone with the run, as it must be
+
+-- Forget every account, once in a run: for a primary of a cluster whose data were made in another, and may be old. There
+-- keys must not be renamed as attach would have it: an account that moves to another primary keeps its names.
+-- No KEYS. ARGV 1: the run id of this Redis.
+-- Answers how many keys are forgotten.
+local function renew(_, args)
+  local cursor, count = '0', 0
+  while renewed ~= args[1] do
+    local found = call('SCAN', cursor, 'MATCH', 'tollgate:*', 'COUNT', 1000)
+    for _, key in ipairs(found[2]) do
+      count = count + call('UNLINK', key) -- one by one: they are in different slots
+    end
+    cursor = found[1]
+    if cursor == '0' then
+      renewed = args[1]
+    end
+  end
+  return count
+end
+
 local function register(name, verb, flags)
   local function callback(keys, args)
     pack, unpack_bytes, floor, call = struct.pack, struct.unpack, math.floor, redis.call
@@ -1002,3 +1023,4 @@ register('settle', settle, { 'allow-oom' })
 register('release', release, { 'allow-oom' })
 register('extend', extend, { 'allow-oom' })
 register('grow', grow, { 'allow-oom' })
+register('renew', renew, { 'allow-oom', 'allow-cross-slot-keys' })

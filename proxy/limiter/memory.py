@@ -88,6 +88,10 @@ class MemoryLimiter:
         """See ``proxy.limiter.RecordingLimiter``."""
         return ""
 
+    def parts(self) -> frozenset[str]:
+        """See ``proxy.limiter.RecordingLimiter``."""
+        return frozenset({""})
+
     async def ping(self, part: str = "") -> None:
         """See ``proxy.limiter.RecordingLimiter``."""
 

@@ -21,7 +21,7 @@ from proxy.core.limits import Admission, Growth, Limit, LimitKind
 from proxy.limiter import AccountUnavailableError, LimiterUnavailableError, SeedLoader
 from proxy.limiter.commands import Commands, Plan, pack
 from proxy.limiter.debts import Debt, Debts
-from proxy.limiter.loading import ensure_library, generation_of, load_library
+from proxy.limiter.loading import ensure_library, generation_of, load_library, renew_states
 from proxy.limiter.router import Router
 from proxy.limiter.seeding import Seeding, seed_buckets
 from proxy.limiter.targets import parse_targets
@@ -203,6 +203,10 @@ class RedisLimiter:
         """See ``proxy.limiter.RecordingLimiter``: the parts are the primaries of a cluster."""
         return self._router.part_of(account_id)
 
+    def parts(self) -> frozenset[str]:
+        """See ``proxy.limiter.RecordingLimiter``."""
+        return self._router.parts()
+
     async def ping(self, part: str = "") -> None:
         """See ``proxy.limiter.RecordingLimiter``. It calls a function that may write: a Redis that cannot refuses."""
         plan = self._commands.plan(PING_LIMITS)
@@ -298,7 +302,11 @@ class RedisLimiter:
     async def _prepare(self, link: Link) -> None:
         """Give a new connection what it needs before the first verb."""
         await ensure_library(link)
-        if self._seeding.has_ledger and not self._router.is_clustered:
+        if not self._seeding.has_ledger:
+            return  # what is found there is all that is known
+        if self._router.is_clustered:
+            await renew_states(link)
+        else:
             self._commands.use_generation(await generation_of(link))
 
 

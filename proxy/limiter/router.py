@@ -79,6 +79,10 @@ class Router:
         keeper = self._slots[slot_of(account_id)] if self._slots else None
         return "" if keeper is None else keeper.name
 
+    def parts(self) -> frozenset[str]:
+        """Return the names of all primaries."""
+        return frozenset(keeper.name for keeper in set(self._slots) if keeper is not None) or frozenset({""})
+
     async def connected(self, account_id: str) -> Link:
         """Wait for the connection to the account's primary.
 

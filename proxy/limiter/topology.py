@@ -48,10 +48,10 @@ def read_slots(answer: Sequence[Any], asked: Address) -> tuple[Address | None, .
     try:
         for entry in answer:
             first, last, (host, port, *_) = entry[:3]
-            address = _address(host, port, asked)
+            address = _address((host or b"").decode(), port, asked)
             for slot in range(first, last + 1):
                 owners[slot] = address
-    except (TypeError, IndexError, AttributeError) as exc:
+    except (TypeError, ValueError, IndexError, AttributeError) as exc:
         raise ValueError("no answer to CLUSTER SLOTS") from exc
     return tuple(owners)
 
@@ -68,6 +68,5 @@ def read_redirection(error: str, asked: Address) -> Redirection | None:
     return Redirection(word == "MOVED", int(slot), _address(host, int(port), asked))
 
 
-def _address(host: bytes | str | None, port: int, asked: Address) -> Address:
-    text = host.decode() if isinstance(host, bytes) else host
-    return Address(asked.host if text in (None, "", "?") else text, int(port) or asked.port)
+def _address(host: str, port: int, asked: Address) -> Address:
+    return Address(asked.host if host in ("", "?") else host, port or asked.port)

@@ -57,7 +57,7 @@ class Primary(MemoryLimiter):
         self._check()
         return await super().peek(account_id, limits)
 
-    async def ping(self) -> None:
+    async def ping(self, part: str = "") -> None:
         self._check()
 
 

@@ -77,6 +77,7 @@ class RedisCluster:
 
     def __init__(self, folder: Path, primaries: int = 3, *options: str) -> None:
         self._folder, self._options = folder, options
+        self._share = -(-16_384 // primaries)  # how many slots each has
         self.ports = [free_port() for _ in range(primaries)]
         self._bus_ports = [free_port() for _ in range(primaries)]
         self._running: list[subprocess.Popen[bytes] | None] = [None] * primaries
@@ -95,10 +96,9 @@ class RedisCluster:
         """Start the nodes, give each the same number of slots, and wait until each knows what the others have."""
         for number in range(len(self.ports)):
             self.start(number)
-        share = -(-16_384 // len(self.ports))
         for number in range(len(self.ports)):
-            last = min(16_384, share * (number + 1)) - 1
-            self.ask(number, "CLUSTER", "ADDSLOTSRANGE", str(share * number), str(last))
+            last = min(16_384, self._share * (number + 1)) - 1
+            self.ask(number, "CLUSTER", "ADDSLOTSRANGE", str(self._share * number), str(last))
             self.ask(number, "CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
         for number in range(1, len(self.ports)):
             self.ask(number, "CLUSTER", "MEET", "127.0.0.1", str(self.ports[0]), str(self._bus_ports[0]))
@@ -129,7 +129,7 @@ class RedisCluster:
         folder.mkdir(exist_ok=True)
         port, bus_port = str(self.ports[number]), str(self._bus_ports[number])
         command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-        command += ["--cluster-enabled", "yes", "--cluster-port", bus_port, "--cluster-node-timeout", "2000"]
+        command += ["--cluster-enabled", "yes", "--cluster-port", bus_port, "--cluster-node-timeout", "15000"]
         command += ["--cluster-require-full-coverage", "no", *self._options]
         with (folder / "redis.log").open("ab") as log:
             process = self._running[number] = subprocess.Popen(command, stdout=log, stderr=log)
@@ -143,9 +143,29 @@ class RedisCluster:
             process.wait()
 
     def owner_of(self, account: str) -> int:
-        """Return the number of the node that has an account."""
-        slot = int(self.ask(0, "CLUSTER", "KEYSLOT", account))
-        return min(slot // -(-16_384 // len(self.ports)), len(self.ports) - 1)
+        """Return the number of the primary that has an account as long as no slot has moved."""
+        return int(self.ask(0, "CLUSTER", "KEYSLOT", account)) // self._share
+
+    def add_replica(self, of: int) -> int:
+        """Start a node that follows another, wait until it has what that one has, and return its number."""
+        number = len(self.ports)
+        self.ports.append(free_port())
+        self._bus_ports.append(free_port())
+        self._running.append(None)
+        self.start(number)
+        self.ask(number, "CLUSTER", "MEET", "127.0.0.1", str(self.ports[of]), str(self._bus_ports[of]))
+        primary_id = self.ask(of, "CLUSTER", "MYID").strip()
+        for words, awaited in (
+            (("CLUSTER", "NODES"), primary_id),
+            (("CLUSTER", "REPLICATE", primary_id), "OK"),
+            (("INFO", "replication"), "master_link_status:up"),
+        ):
+            deadline = time.monotonic() + 10
+            while awaited not in self.ask(number, *words):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"node {number} does not follow node {of}: no {awaited}")
+                time.sleep(0.02)
+        return number
 
     def move(self, slot: int, source: int, target: int, pause: Callable[[], None] = lambda: None) -> None:
         """Bring a slot and its keys from one node to another, as ``redis-cli --cluster reshard`` does.
