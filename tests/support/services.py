@@ -155,17 +155,19 @@ class RedisCluster:
         self.start(number)
         self.ask(number, "CLUSTER", "MEET", "127.0.0.1", str(self.ports[of]), str(self._bus_ports[of]))
         primary_id = self.ask(of, "CLUSTER", "MYID").strip()
-        for words, awaited in (
-            (("CLUSTER", "NODES"), primary_id),
-            (("CLUSTER", "REPLICATE", primary_id), "OK"),
-            (("INFO", "replication"), "master_link_status:up"),
-        ):
-            deadline = time.monotonic() + 10
-            while awaited not in self.ask(number, *words):
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"node {number} does not follow node {of}: no {awaited}")
-                time.sleep(0.02)
+        self._await(number, ("CLUSTER", "NODES"), primary_id)
+        self.ask(number, "CLUSTER", "REPLICATE", primary_id)
+        self._await(number, ("INFO", "replication"), "master_link_status:up")
+        for other in range(number):
+            self._await(other, ("CLUSTER", "NODES"), f"slave {primary_id}")
         return number
+
+    def _await(self, number: int, words: tuple[str, ...], text: str, seconds: float = 10.0) -> None:
+        deadline = time.monotonic() + seconds
+        while text not in self.ask(number, *words):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"node {number} does not say {text!r} to {words}")
+            time.sleep(0.02)
 
     def move(self, slot: int, source: int, target: int, pause: Callable[[], None] = lambda: None) -> None:
         """Bring a slot and its keys from one node to another, as ``redis-cli --cluster reshard`` does.
