@@ -9,14 +9,18 @@ the floor has room, it is the floor that is refused: so ``Retry-After`` is the t
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
+
+import msgspec
 
 from proxy.core.errors import invalid_parameter, invalid_request, rate_limited, unavailable
 from proxy.core.fitting import CostLine, asked_of, cost_line, largest_fit, least_of, lowered, whole
-from proxy.core.limits import Admission
+from proxy.core.limit_names import CREDIT, PURCHASE_CREDIT
+from proxy.core.limits import NEVER_MS, Admission
 from proxy.core.quotas import cost_bound_pico
-from proxy.core.refusals import FIT_UNTOUCHED, fit_lines, refused_lines, too_large_lines
+from proxy.core.refusals import FIT_UNTOUCHED, fit_lines, refused_lines, too_large_lines, unpaid_lines
 from proxy.core.usage import TariffClass
 from proxy.incoming import Incoming
 from proxy.limiter import Limiter, LimiterUnavailableError
@@ -60,6 +64,22 @@ class Admitting:
         self._settlement.began(flight)
         return admission
 
+    async def refuse_unpaid(self, report: Report) -> NoReturn:
+        """Refuse a call of an account whose tier waits for its purchase credit.
+
+        Raises:
+            ApiError: 429.
+        """
+        assert report.principal is not None
+        assert report.allowance is not None
+        report.said = unpaid_lines(PURCHASE_CREDIT, None)
+        with contextlib.suppress(LimiterUnavailableError):  # then without limit headers
+            looked = await self._limiter.peek(report.principal.account.id, report.allowance.limits)
+            report.admission = msgspec.structs.replace(
+                looked, admitted=False, bound=PURCHASE_CREDIT, retry_after_ms=NEVER_MS
+            )
+        raise rate_limited()
+
     async def _ask(self, flight: Flight) -> Admission:
         try:
             return await self._limiter.admit(
@@ -98,6 +118,9 @@ class Admitting:
         limits = flight.allowance.limits
         is_text = bool(flight.call.output_tokens_max)
         fit = _largest(flight, refusal) if is_text else None
+        if refusal.bound == CREDIT:
+            report.said = unpaid_lines(CREDIT, fit)
+            raise rate_limited()
         if all(need <= limit.capacity for limit, need in zip(limits, flight.needs, strict=True)):
             report.said = refused_lines(refusal, fit)
             raise rate_limited()

@@ -14,11 +14,13 @@ from typing import Any, Final
 
 import structlog
 
+from proxy.billing.room import CreditRoom
 from proxy.clock import unix_ms
 from proxy.core.endpoints import ENDPOINTS
 from proxy.core.limit_names import LIMIT_NAMES
 from proxy.counting import Counting
 from proxy.gateway import Gateway
+from proxy.ledger.credit import Credit
 from proxy.ledger.database import Database
 from proxy.ledger.directory import Directory
 from proxy.ledger.leftovers import ship_leftovers
@@ -122,6 +124,7 @@ class App:
             observer,
             self.tasks,
             self.counting,
+            CreditRoom(Credit(self.database), self.tasks, unix_ms),
             clock,
             stream_head,
             self._is_degraded,

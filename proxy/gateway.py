@@ -14,6 +14,8 @@ from uuid_utils import uuid7
 
 from proxy.admitting import Admitting
 from proxy.allowances import Allowances
+from proxy.billing.room import CreditRoom
+from proxy.billing.statement import is_active
 from proxy.clock import unix_ms
 from proxy.core.accounts import Principal
 from proxy.core.catalogue import TokenizerError, Upstream
@@ -58,6 +60,7 @@ class Gateway:
         observer: is told of every call.
         tasks: where calls go on whose client has left.
         counting: where tokens are counted that no upstream told.
+        credit_room: knows what prepaid accounts have left.
         clock: monotonic seconds.
         stream_head: makes the head of an answer that is relayed as it comes.
         is_degraded: whether limits are kept without the store that replicas share; answers then say so.
@@ -73,6 +76,7 @@ class Gateway:
         observer: Observer,
         tasks: Tasks,
         counting: Counting,
+        credit_room: CreditRoom,
         clock: Callable[[], float],
         stream_head: AnswerHead,
         is_degraded: Callable[[], bool] = lambda: False,
@@ -85,6 +89,7 @@ class Gateway:
         self._observer = observer
         self._tasks = tasks
         self._counting = counting
+        self._credit_room = credit_room
         self._clock = clock
         self._stream_head = stream_head
         self._is_degraded = is_degraded
@@ -153,12 +158,16 @@ class Gateway:
         month = self._months.at(now_ms, principal.account.timezone)
         allowance = self._allowances.of(principal, None, tier, month, now_ms)
         report.principal, report.tier, report.allowance = principal, tier, allowance
+        if tier.purchase_required and not is_active(tier, principal.account):
+            await self._admitting.refuse_unpaid(report)
         endpoint = incoming.endpoint
         received = await (incoming.form() if endpoint.takes_form else incoming.body())
         call = endpoint.prepare(received, endpoint.route, settings.terms)
         report.call = call
         if call.model.limits is not None:
             allowance = report.allowance = self._allowances.of(principal, call.model, tier, month, now_ms)
+        if principal.account.prepaid_only:
+            allowance = report.allowance = await self._credit_room.within(allowance, principal.account, now_ms)
         prices = settings.prices.version_at(now_ms)
         needs = allowance.needs(call.output_tokens_max, cost_bound_pico(call, prices, TariffClass.STANDARD))
         return Flight(

@@ -90,6 +90,7 @@ class Tier(msgspec.Struct, frozen=True):
         id: ``tier1`` … ``tier4``, ``monthly``.
         title: as the documentation names it.
         purchase_credit_pico: upfront credit in pico-euros; None: none is sold.
+        purchase_required: whether calls are refused until it has been paid.
         monthly_limit_pico: monthly cap in pico-euros; None: unlimited.
         output_tokens_hour: output tokens in any 3,600 s; None: no such window.
         output_tokens_day: output tokens in any 86,400 s; None: no such window.
@@ -113,6 +114,7 @@ class Tier(msgspec.Struct, frozen=True):
     priority: int = 0
     calls_in_flight: int | None = None
     shadow: tuple[str, ...] = ()
+    purchase_required: bool = False
 
 
 class Upstream(msgspec.Struct, frozen=True):

@@ -31,7 +31,18 @@ KEY_NAMES: Final = Names(*(f"key_{name}" for name in ACCOUNT_NAMES))
 MODEL_NAMES: Final = Names(*(f"model_{name}" for name in ACCOUNT_NAMES))
 """Of an account with one model; the scope is ``scope_of_model``. Models have no budget."""
 
-LIMIT_NAMES: Final = (*ACCOUNT_NAMES, *KEY_NAMES, *(name for name in MODEL_NAMES if name != MODEL_NAMES.budget_month))
+CREDIT: Final = "credit"
+"""What a prepaid account has left: whole again with a purchase only."""
+PURCHASE_CREDIT: Final = "purchase_credit"
+"""No limit: what is said to have bound while a tier waits for its purchase credit."""
+
+LIMIT_NAMES: Final = (
+    *ACCOUNT_NAMES,
+    *KEY_NAMES,
+    *(name for name in MODEL_NAMES if name != MODEL_NAMES.budget_month),
+    CREDIT,
+    PURCHASE_CREDIT,
+)
 """Every name that there can be."""
 BUDGET_NAMES: Final = frozenset({BUDGET_MONTH, KEY_NAMES.budget_month})
 """Those that are whole again with a new month only."""

@@ -86,6 +86,8 @@ class Limit(msgspec.Struct, frozen=True):
             name and different scopes are different limits.
         shadow: the capacity that a limit in shadow would have; its own is ``UNLIMITED`` then, so that it counts and
             refuses nothing. None: it is not in shadow.
+        base: of the capacity, what is known to have been used before: a store that knows nothing of the limit, and
+            cannot learn it, may grant of the rest only.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Limit(msgspec.Struct, frozen=True):
     counts: Measure = Measure.OUTPUT_TOKENS
     scope: str = ""
     shadow: int | None = None
+    base: int = 0
 
     @property
     def stored_name(self) -> str:

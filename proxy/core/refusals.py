@@ -41,5 +41,15 @@ def too_large_lines(answer: Admission, fit_max_tokens: int | None) -> bytes:
     return bound + _largest_line(fit_max_tokens)
 
 
+def unpaid_lines(bound: str, fit_max_tokens: int | None) -> bytes:
+    """Return what a 429 says that only a purchase of credit ends: there is nothing to wait for.
+
+    Args:
+        bound: what has to be paid.
+        fit_max_tokens: as for ``refused_lines``.
+    """
+    return b"X-RateLimit-Bound: %b\r\nx-should-retry: false\r\n" % bound.encode() + _largest_line(fit_max_tokens)
+
+
 def _largest_line(fit_max_tokens: int | None) -> bytes:
     return b"" if fit_max_tokens is None else b"X-RateLimit-Fit-Max-Tokens: %d\r\n" % fit_max_tokens

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.calendar import month_of
 from proxy.core.entries import Entry
+from proxy.ledger.credit import Credit, CreditFacts
 from proxy.ledger.database import Database
 from proxy.ledger.errors import LedgerUnavailableError, OutboxError
 from proxy.ledger.location import Location
@@ -65,6 +66,7 @@ class Reader:
         self._database = database
         self._location = location
         self._own = location.outbox(worker)
+        self._credit = Credit(database)
         self._statements = Statements(postgresql=database.is_postgresql)
 
     async def sums(self, account_id: str, day: str, month: str) -> tuple[MonthUsage, MonthUsage]:
@@ -111,6 +113,11 @@ class Reader:
         async with self._database.read() as connection:
             row = (await connection.execute(query)).mappings().first()
         return None if row is None else entry_of(dict(row))
+
+    async def credit(self, account_id: str) -> CreditFacts:
+        """Return what an account's credit follows from, as of one instant. Raises as ``sums``."""
+        pending = await asyncio.to_thread(self._pending, account_id)
+        return await self._credit.facts(account_id, pending)
 
     def _pending(self, account_id: str, call_id: str | None = None) -> list[Entry]:
         """Return what waits in the outboxes; another worker's is left out while it cannot be read. Blocks."""

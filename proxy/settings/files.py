@@ -66,6 +66,13 @@ class TierEntry(msgspec.Struct, frozen=True):
         Tokens | None,
         Meta(description="Output tokens (reasoning included) in any 86,400 s.", extra={"none": "unlimited"}),
     ]
+    purchase_required: Annotated[
+        bool,
+        Meta(
+            description="Whether calls are refused until `purchase_credit` has been paid: all credit that an account "
+            "ever bought counts, spent or expired too."
+        ),
+    ] = False
     requests: Annotated[int, Meta(ge=1, le=EXACT_MAX, description="Requests in any `requests_window_s`.")] = 1000
     requests_window_s: Annotated[
         int, Meta(ge=1, le=86_400, description="Length of the window for requests, in seconds.")

@@ -243,6 +243,7 @@ def tiers_by_id(file: TiersFile) -> dict[str, Tier]:
             calls_in_flight=entry.calls_in_flight,
             shadow=tuple(name.value for name in entry.shadow),
             priority=entry.priority,
+            purchase_required=entry.purchase_required,
         )
         for tier_id, entry in file.tiers.items()
     }

@@ -32,6 +32,7 @@ from proxy.observer import Observer, Report
 from proxy.settings.types import Settings
 from proxy.tasks import Tasks
 from proxy.views.contract import ROUTES, Asked, View
+from proxy.views.credit import ShownCredit, credit_shown
 from proxy.views.models import ModelBodies
 from proxy.views.pace import Pace
 from proxy.views.receipt import call_not_found, receipt_of
@@ -179,9 +180,17 @@ class Views:
             limits,
             used,
             caller.now_ms,
+            credit=await self._credit(caller),
             is_degraded=self._is_degraded(),
         )
         return msgspec.json.encode(shown)
+
+    async def _credit(self, caller: _Caller) -> ShownCredit | None:
+        account = caller.account
+        if not account.credit_paid_pico and not account.prepaid_only:
+            return None
+        facts = await self._read(self._reader.credit(account.id))
+        return credit_shown(account, caller.tier, facts, caller.now_ms)
 
     async def _receipt(self, caller: _Caller, call_id: str) -> bytes:
         entry = await self._read(self._reader.entry(caller.account.id, call_id))

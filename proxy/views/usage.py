@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from proxy.core.accounts import Account
 from proxy.core.calendar import month_bounds_ms
@@ -18,6 +19,7 @@ from proxy.core.money import PICO_PER_NANO, euros_text
 from proxy.core.quotas import UNLIMITED_NANO
 from proxy.ledger.store import MonthUsage
 from proxy.months import Month
+from proxy.views.credit import ShownCredit
 from proxy.views.instants import seconds_up, text_of_s
 from proxy.views.receipt import CURRENCY, ShownTier, unit_of
 
@@ -91,6 +93,7 @@ class ShownUsage(msgspec.Struct, frozen=True):
     limits: tuple[ShownLimit, ...]
     today: ShownPeriod
     month: ShownPeriod
+    credit: ShownCredit | UnsetType = UNSET
 
 
 def usage_shown(
@@ -101,6 +104,7 @@ def usage_shown(
     used: tuple[MonthUsage, MonthUsage],
     now_ms: int,
     *,
+    credit: ShownCredit | None,
     is_degraded: bool,
 ) -> ShownUsage:
     """Return the answer.
@@ -112,6 +116,7 @@ def usage_shown(
         limits: its limits, those of its key and those with models, and how each stands.
         used: of the day, and of the month.
         now_ms: Unix milliseconds.
+        credit: what it has prepaid; None: it has nothing to do with credit.
         is_degraded: whether the states are those of this process alone.
     """
     day_used, month_used = used
@@ -129,6 +134,7 @@ def usage_shown(
         limits=tuple(_limit(limit, state) for limit, state in limits),
         today=_period(month.day, month.day_starts_ms, month.day_ends_ms, day_used),
         month=_period(month.name, starts_ms, ends_ms, month_used),
+        credit=UNSET if credit is None else credit,
     )
 
 

@@ -1,5 +1,6 @@
 """Which lot pays for what: the same lots and the same usage give the same answer, and no pico-euro goes astray."""
 
+import itertools
 import random
 
 import pytest
@@ -89,7 +90,7 @@ def test_paid_is_drawn_and_lapsed_and_left_on_every_day(history, today):
     assert all(0 <= left <= each.amount_pico for each, left in zip(lots, drawn.left, strict=True))
     months = drawn.months("2027-01-01")
     assert (months[-1].after_pico if months else 0) == drawn.balance_pico("2027-01-01")
-    for before, after in zip(months, months[1:], strict=False):
+    for before, after in itertools.pairwise(months):
         assert before.after_pico == after.before_pico
 
 
