@@ -6,7 +6,8 @@ Redis did admit: redis.py owes those by itself.
 
 The worst overshoot: each replica admits at most its share of each limit from memory, and its memory outlives the
 outage, so that several outages within one window share that one share. With r replicas and a share of s percent, at
-most ``r * s / 100`` of a limit is used beyond what Redis had granted.
+most ``r * s / 100`` of a limit is used beyond what Redis had granted. Of calls in flight each replica admits one at
+least: beyond a small limit of them, as many calls run as there are replicas.
 
 A store of several parts, as a cluster of several primaries is, goes away part by part: the accounts of all others are
 decided upon by the primary limiter alone, exactly, as before.
@@ -21,7 +22,7 @@ from collections.abc import Callable, Coroutine, Sequence
 import msgspec
 
 from proxy.clock import unix_ms
-from proxy.core.limits import Admission, Growth, Limit, LimitKind, Stamp
+from proxy.core.limits import Admission, Growth, Limit, LimitKind, Measure, Stamp
 from proxy.limiter import AccountUnavailableError, LimiterUnavailableError, RecordingLimiter
 from proxy.limiter.memory import MemoryLimiter
 
@@ -237,9 +238,14 @@ class DegradedLimiter:
             if len(self._scaled) >= ALONE_MAX:
                 self._scaled.clear()
             scaled = self._scaled[limits] = tuple(
-                msgspec.structs.replace(limit, capacity=(limit.capacity - limit.base) * self._share_percent // 100) for limit in limits
+                msgspec.structs.replace(limit, capacity=self._share_of(limit)) for limit in limits
             )
         return scaled
+
+    def _share_of(self, limit: Limit) -> int:
+        """Return what may be granted of a limit; of calls in flight at least one, or a small limit stops all calls."""
+        share = (limit.capacity - limit.base) * self._share_percent // 100
+        return max(share, 1) if limit.counts is Measure.CALLS_IN_FLIGHT else share
 
     async def _say(self, account_id: str, call_id: str, taken: Taken, amounts: tuple[int, ...]) -> None:
         """Hand a call over now, or once the primary is back: what was stamped at admission, too, is new to it."""
