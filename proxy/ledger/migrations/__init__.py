@@ -37,6 +37,11 @@ async def migrate(url: str) -> None:
         await database.close()
 
 
+async def is_migrated(database: Database) -> bool:
+    """Whether a database is at ``HEAD``. Raises ``LedgerUnavailableError``."""
+    return await _revision(database) == HEAD
+
+
 async def _migrate(database: Database) -> None:
     if await _revision(database) == HEAD:
         return
