@@ -5,7 +5,7 @@ never: the upstream may be working on it. What does not: the bytes (connection.p
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
 from proxy.core.calls import PreparedCall, Sent, Source
@@ -93,10 +93,9 @@ def _in_order(pools: UpstreamPools, upstreams: Sequence[Upstream]) -> list[Upstr
     return found
 
 
-def _take_place(untried: list[UpstreamPool], full: list[UpstreamPool]) -> UpstreamPool | None:
+def _take_place(untried: Iterator[UpstreamPool], full: list[UpstreamPool]) -> UpstreamPool | None:
     """Take a place at the first upstream that has one; those before it are full. None: all are."""
-    while untried:
-        pool = untried.pop(0)
+    for pool in untried:
         if pool.in_flight < pool.places:
             pool.in_flight += 1  # given back by ``ended``
             return pool
@@ -106,20 +105,18 @@ def _take_place(untried: list[UpstreamPool], full: list[UpstreamPool]) -> Upstre
 
 def _prepare(
     request: Request, pool: UpstreamPool, new_relay: Callable[[UpstreamPool], Relay]
-) -> tuple[bytes, Pieces | None, Relay]:
+) -> tuple[tuple[bytes, Pieces | None], Relay]:
     """Make what is needed to use a place that has been taken; until that is done, nobody else gives it back."""
     try:
-        return *request.to(pool), new_relay(pool)
+        return request.to(pool), new_relay(pool)
     except BaseException:
         pool.ended()
         raise
 
 
-def _is_answer(relay: Relay, pool: UpstreamPool, on_failure: Callable[[UpstreamPool, FailureKind], None]) -> bool:
-    """Whether an exchange that is over is the answer, or may be tried elsewhere."""
+def _is_final(relay: Relay, pool: UpstreamPool, on_failure: Callable[[UpstreamPool, FailureKind], None]) -> bool:
+    """Whether a failed exchange is the end of it, for the upstream may have begun to work."""
     error = relay.error
-    if error is None and relay.status not in _BUSY:
-        return True
     if error is None:
         pool.turned_away()
     on_failure(pool, error.kind if error is not None else FailureKind.SATURATED)
@@ -186,13 +183,13 @@ async def exchange(
     """
     error: UpstreamError | None = None
     relay: Relay | None = None
-    untried, full = _in_order(pools, upstreams), list[UpstreamPool]()
-    while untried or full:
-        pool = _take_place(untried, full)
+    untried = iter(_in_order(pools, upstreams))
+    full: list[UpstreamPool] = []
+    while (pool := _take_place(untried, full)) is not None or full:
         if pool is None:
             pool = await pools.queue.place(full, request)
             full.remove(pool)
-        payload, rest, relay = _prepare(request, pool, new_relay)
+        (payload, rest), relay = _prepare(request, pool, new_relay)
         try:
             connection = pool.begin(relay, payload)
             if connection is not None:
@@ -214,7 +211,7 @@ async def exchange(
             pool.turned_away()
             on_failure(pool, exc.kind)
             continue
-        if _is_answer(relay, pool, on_failure):
+        if (relay.error is None and relay.status not in _BUSY) or _is_final(relay, pool, on_failure):
             return relay
     if relay is not None:
         return relay

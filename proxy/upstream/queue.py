@@ -132,11 +132,15 @@ class Queue(Generic[P]):
         self._draining = False
 
     async def place(self, upstreams: Collection[P], caller: Caller) -> P:
-        """Wait for a place at any of some upstreams that are full; return where one is. It is taken already.
+        """Wait for a place at any of some upstreams that were full; return where one is. It is taken already.
 
         Raises:
             NoPlaceError: there is none, in time.
         """
+        for upstream in upstreams:  # one may have got room while others were tried
+            if upstream.in_flight < upstream.places:
+                upstream.in_flight += 1
+                return upstream
         settings = self._settings()
         line = self._line(frozenset(upstreams))
         began_s = self._clock()

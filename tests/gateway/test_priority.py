@@ -387,6 +387,22 @@ async def test_an_upstream_that_is_away_is_passed_over_and_the_full_one_waited_f
         assert [task.result()[0] for task in full.tasks] == [200, 200]
 
 
+async def test_a_place_that_becomes_free_while_another_upstream_is_tried_is_not_missed(tmp_path):
+    async with bench(tmp_path, places=1, upstreams="one, two") as full:
+        one, two = full.servers
+        full.call("acme", "filling")
+        await one.has(1)
+        full.call("acme", "turned away")
+        await two.has(1)  # one was full
+        one.answer()
+        assert (await full.tasks[0])[0] == 200
+        two.status = 503
+        two.answer()
+        assert (await one.has(2))[-1] == "turned away"
+        one.answer()
+        assert (await full.tasks[1])[0] == 200
+
+
 async def test_an_upstream_that_is_busy_itself_is_not_hammered_by_who_waits(tmp_path):
     async with bench(tmp_path, places=2) as full:
         await full.fill(2)

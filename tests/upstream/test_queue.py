@@ -83,6 +83,12 @@ async def test_a_call_that_finds_room_does_not_wait():
     assert bench.callers[task].queued_s is None
 
 
+async def test_a_place_that_became_free_before_a_call_could_wait_for_it_is_not_missed():
+    bench = Bench(1)
+    assert await bench.queue.place(bench.servers, caller := Caller()) is bench.servers[0]
+    assert (bench.servers[0].in_flight, caller.queued_s) == (1, None)
+
+
 async def test_a_place_goes_to_who_waits_and_stays_taken_meanwhile():
     bench = Bench(1)
     await bench.come()
