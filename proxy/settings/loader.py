@@ -49,6 +49,7 @@ def load_settings(
     *,
     now_ms: int | None = None,
     previous: PriceBook | None = None,
+    instead: Mapping[str, Path] | None = None,
 ) -> Settings:
     """Read and check the whole configuration.
 
@@ -57,22 +58,24 @@ def load_settings(
         environ: environment variables; those of ``environment.VARIABLES`` win over proxy.yaml.
         now_ms: Unix milliseconds, to tell which prices are in force; None: now.
         previous: the prices that were used until now: versions that have been in force must be unchanged.
+        instead: files that are read in the place of some of the folder's, by its name for them.
 
     Raises:
         SettingsError: it holds mistakes; the error carries all of them.
     """
-    return _Loading(config_dir, environ, unix_ms() if now_ms is None else now_ms).run(previous)
+    return _Loading(config_dir, environ, unix_ms() if now_ms is None else now_ms, instead or {}).run(previous)
 
 
 class _Loading:
     """One load: the documents being read, and what is known so far."""
 
-    def __init__(self, config_dir: Path, environ: Mapping[str, str], now_ms: int) -> None:
+    def __init__(self, config_dir: Path, environ: Mapping[str, str], now_ms: int, instead: Mapping[str, Path]) -> None:
         self._folder: Final = config_dir
         self._environment: Final = Environment(environ)
         self._now_ms: Final = now_ms
         self._tokenizer_files: Final[set[str]] = set()
-        self._documents: Final = {name: Document(config_dir / name, str(config_dir / name)) for name in FILES}
+        paths = {name: instead.get(name, config_dir / name) for name in FILES}
+        self._documents: Final = {name: Document(path, str(path)) for name, path in paths.items()}
 
     def run(self, previous: PriceBook | None) -> Settings:
         if not self._folder.is_dir():
