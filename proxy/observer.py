@@ -146,6 +146,8 @@ class Observer:
         tier = report.tier.id if report.tier is not None else NONE
         outcome = report.outcome if report.outcome is not None else "refused"
         first_byte_s = report.first_byte_s - report.started_s if report.first_byte_s is not None else None
+        overhead_s = report.overhead_s
+        bound = report.bound
         metrics.call_ended(
             report.route,
             model,
@@ -154,10 +156,10 @@ class Observer:
             outcome,
             now_s - report.started_s,
             first_byte_s,
-            report.overhead_s,
+            overhead_s,
         )
-        if report.bound is not None:
-            metrics.refused(report.bound, tier)
+        if bound is not None:
+            metrics.refused(bound, tier)
         for name in report.shadowed:
             metrics.would_refuse(name, tier)
         request = report.request

@@ -98,14 +98,13 @@ def _connection_listed(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[byte
 def upstream_lines(headers: Iterable[tuple[bytes, bytes]], call_id: str) -> bytes:
     """Return the header lines that a request keeps on its way to an upstream, with our request id and trace context.
 
-    A valid ``traceparent`` keeps its trace and gets our span as parent; otherwise a trace begins here, named by the
-    call id.
+    Names are in lower case. A valid ``traceparent`` keeps its trace and gets our span as parent; otherwise a trace
+    begins here, named by the call id.
     """
     lines = []
     trace = state = b""
     hops: frozenset[bytes] | None = None
-    for raw_name, value in headers:
-        name = raw_name.lower()
+    for name, value in headers:
         if name not in _LOOKED_AT:
             lines.append(b"%b: %b\r\n" % (name, value))
         elif name == b"traceparent":

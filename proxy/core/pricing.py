@@ -31,7 +31,8 @@ class PriceVersion(msgspec.Struct, frozen=True):
         Raises:
             UnpricedError: neither the model nor the general list has a price.
         """
-        price = self.model_prices_pico.get((model, usage_type, tariff_class))
+        own = self.model_prices_pico
+        price = own.get((model, usage_type, tariff_class)) if own else None
         if price is None:
             price = self.unit_prices_pico.get((usage_type, tariff_class))
         if price is None:

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from proxy.incoming import Answer
 from proxy.web.exchange import Exchange
 
 
@@ -32,7 +33,7 @@ class Connections:
     """All connections of one listener.
 
     Args:
-        handle: answers an exchange; cancelled when the client leaves.
+        handle: answers an exchange, or returns the answer that is to be written; cancelled when the client leaves.
         failed: told of a bug in ``handle``.
         clock: monotonic seconds.
         keepalive_s: idle time after which connections are closed.
@@ -41,7 +42,7 @@ class Connections:
 
     def __init__(
         self,
-        handle: Callable[[Exchange], Awaitable[None]],
+        handle: Callable[[Exchange], Awaitable[Answer | None]],
         failed: Callable[[str, BaseException], None],
         clock: Callable[[], float],
         keepalive_s: float,

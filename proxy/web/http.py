@@ -167,7 +167,10 @@ class Connection(asyncio.Protocol):
     def _parse(self, data: bytes | memoryview) -> None:
         self._overhead += len(data)
         try:
-            self._feed(data)
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as exc:
+                self._go_on(data[exc.args[0] :])
         except httptools.HttpParserError as exc:
             cause = exc.__context__
             message = str(cause) if isinstance(cause, _RefusedError) else NOT_HTTP
@@ -178,16 +181,17 @@ class Connection(asyncio.Protocol):
         if self.current is None and not self._lingering:
             self._start_or_wait()
 
-    def _feed(self, data: bytes | memoryview) -> None:
+    def _go_on(self, data: bytes | memoryview) -> None:
+        """Feed what follows a request that asked for an upgrade, and may ask for one again."""
         while True:
+            self._upgrading = False
+            exchange = self._receiving
+            if exchange is None or exchange.method == b"CONNECT":
+                raise httptools.HttpParserError from None  # what follows is for whoever is at the other end
+            self._resume(exchange)
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade as exc:
-                self._upgrading = False
-                exchange = self._receiving
-                if exchange is None or exchange.method == b"CONNECT":
-                    raise httptools.HttpParserError from None  # what follows is for whoever is at the other end
-                self._resume(exchange)
                 data = data[exc.args[0] :]
             else:
                 return
@@ -299,7 +303,9 @@ class Connection(asyncio.Protocol):
 
     async def _run(self, exchange: Exchange) -> None:
         try:
-            await self._server.handle(exchange)
+            answer = await self._server.handle(exchange)
+            if answer is not None:
+                exchange.answer(answer.status, answer.content_type, answer.lines, answer.body)
         except asyncio.CancelledError:
             self.task = self.current = None
             self.abort()

@@ -15,6 +15,7 @@ from proxy.core.calls import Form
 from proxy.core.endpoints import Endpoint
 from proxy.core.errors import invalid_request, method_not_allowed, route_not_found
 from proxy.gateway import Gateway
+from proxy.incoming import Answer
 from proxy.settings.types import ProxySettings
 from proxy.telemetry.logs import log_failure
 from proxy.upstream.relay import ClientPort
@@ -110,6 +111,10 @@ class _Incoming:
             self._form.close()
 
 
+async def _answered() -> None:
+    """Stand for an answer that has been written."""
+
+
 def _token(exchange: Exchange) -> str | None:
     value = exchange.noted.get(b"authorization", b"")
     if value[: len(_BEARER)].lower() != _BEARER:
@@ -170,7 +175,8 @@ class PublicListener:
         self._server.sweep()
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
-    async def _handle(self, exchange: Exchange) -> None:
+    def _handle(self, exchange: Exchange) -> Awaitable[Answer | None]:
+        """Return what answers a request: no coroutine of its own stands between a call and its task."""
         started_s = self._clock()
         settings = self._settings()
         origin = exchange.noted.get(b"origin")
@@ -186,14 +192,12 @@ class PublicListener:
         elif exchange.method == b"OPTIONS":
             self._say_options(exchange, route, settings)
         elif route.endpoint is not None:
-            answer = await self._gateway.serve(_Incoming(exchange, route.endpoint, started_s, settings, self.spool))
-            if answer is not None:
-                exchange.answer(answer.status, answer.content_type, answer.lines, answer.body)
+            return self._gateway.serve(_Incoming(exchange, route.endpoint, started_s, settings, self.spool))
         else:
             assert route.view is not None
             asked = Asked(route.view, route.name, _token(exchange), started_s, _client_request_id(exchange))
-            view = await self._views.serve(asked)
-            exchange.answer(view.status, view.content_type, view.lines, view.body)
+            return self._views.serve(asked)
+        return _answered()
 
     def _say_options(self, exchange: Exchange, route: Route, settings: ProxySettings) -> None:
         """Say what may be asked of a route; to a browser, that pages of an allowed origin may ask it (a preflight)."""

@@ -26,6 +26,7 @@ def test_hop_by_hop_and_private_headers_end_at_the_proxy():
         (b"X-Forwarded-For", b"10.0.0.1"), (b"Expect", b"100-continue"), (b"X-Request-Id", b"mine"), (b"api-key", b"k"),
         (b"Content-Type", b"application/json"), (b"User-Agent", b"sdk/1"), (b"X-Custom", b"kept"),
     ]  # fmt: skip
+    sent = [(name.lower(), value) for name, value in sent]
     kept = dict(lines_of(upstream_lines(sent, CALL_ID)))
     assert kept.pop(b"traceparent")
     assert kept == {

@@ -65,6 +65,8 @@ class Seen(msgspec.Struct, frozen=True):
     count_tokens: Callable[[], int]
 
 
+_PLAIN_MEMBERS: Final = 3
+"""prompt, completion and total: nothing is told apart."""
 _NOTHING_SAID: Final = Reported(None, 0, None, 0)
 
 
@@ -79,6 +81,8 @@ def read_usage(usage: object) -> Reported | None:
         return None
     prompt = _count(usage.get("prompt_tokens"))
     completion = _count(usage.get("completion_tokens"))
+    if len(usage) == _PLAIN_MEMBERS and prompt is not None and completion is not None and "total_tokens" in usage:
+        return Reported(prompt, 0, completion, 0)  # as most engines say it, most of the time
     cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
     reasoning = _detail(usage, "completion_tokens_details", "reasoning_tokens")
     reasoning = reasoning or _count(usage.get("reasoning_tokens")) or 0
