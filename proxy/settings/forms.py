@@ -85,8 +85,13 @@ def base_url(text: str) -> str:
 
 
 def redis_url(text: str) -> str:
-    """Check the URL of a Redis or Valkey server."""
-    _split_url(text, ("redis", "rediss"), "a URL such as redis://127.0.0.1:6379/0 (rediss:// for TLS)")
+    """Check the URL of a Redis or Valkey server, or of several nodes of one cluster, separated by commas."""
+    scheme, mark, rest = text.partition("://")
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    login, at, hosts = authority.rpartition("@")
+    for host in hosts.split(","):
+        one = f"{scheme}{mark}{login}{at}{host}{rest[len(authority) :]}"
+        _split_url(one, ("redis", "rediss"), "a URL such as redis://127.0.0.1:6379/0 (rediss:// for TLS)")
     return text
 
 

@@ -88,6 +88,28 @@ class LimiterSettings(msgspec.Struct, frozen=True):
             extra=RESTART,
         ),
     ] = 5
+    hold_quantile_percent: Annotated[
+        int,
+        Meta(
+            ge=50,
+            le=100,
+            description="Calls hold so many output tokens that this share of calls like them stayed within; 100: all "
+            "that they can produce. Money is always held in full.",
+            extra=RESTART,
+        ),
+    ] = 90
+    hold_step_tokens: Annotated[
+        int, Meta(ge=16, description="Least output tokens that a stream asks for when its hold runs out.", extra=RESTART)
+    ] = 256
+    hold_patience_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=60,
+            description="How long a stream waits for room, nothing passing, before a `strict` limit ends it.",
+            extra=RESTART,
+        ),
+    ] = 10.0
     redis_timeout_ms: Annotated[int, Meta(gt=0, description="For one answer of Redis.", extra=RESTART)] = 1000
     degraded_share_percent: Annotated[
         int,
@@ -160,7 +182,8 @@ class ProxySettings(msgspec.Struct, frozen=True):
     redis_url: Annotated[
         str | None,
         Meta(
-            description="redis:// or rediss:// URL without a password; left out: limits are kept in memory.",
+            description="redis:// or rediss:// URL without a password, of a cluster one node or several"
+            " (`redis://one:6379,two:6379`); left out: limits are kept in memory.",
             extra={"form": "redis_url", "secret": True, **RESTART},
         ),
     ] = None

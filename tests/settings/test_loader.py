@@ -9,6 +9,7 @@ from proxy.core.endpoints import ROUTE_USAGE_TYPES
 from proxy.core.money import PICO_PER_EURO
 from proxy.core.usage import TariffClass, UsageType
 from proxy.settings.loader import FILES, load_settings
+from proxy.settings.mistakes import SettingsError
 from proxy.settings.types import ProxySettings
 from tests.settings.support import NOW_MS, ROOT, edit, load, mistakes, sound_folder
 
@@ -158,6 +159,15 @@ def test_the_environment_wins_over_the_file(tmp_path: Path):
     assert (proxy.listen, proxy.admin_listen, proxy.state_dir) == ("0.0.0.0:80", "[::1]:0", "/srv/tollgate")
     assert proxy.redis_url == "rediss://:hunter2@cache:6379/0"
     assert proxy.database_url == "postgresql://tollgate:hunter2@db/tollgate"
+
+
+def test_a_cluster_may_be_named_by_several_nodes_each_of_which_is_checked(tmp_path: Path):
+    folder = sound_folder(tmp_path)
+    url = "rediss://user:hunt,er2@one:7000,[::1]:7001,three/0"
+    assert load(folder, TOLLGATE_REDIS_URL=url).proxy.redis_url == url
+    for wrong in ("redis://one:7000,", "redis://one:7000,two:x", "redis://:hunter2@,two", "redis://one,two:99999"):
+        with pytest.raises(SettingsError, match="a URL such as"):
+            load(folder, TOLLGATE_REDIS_URL=wrong)
 
 
 def test_both_listeners_may_let_the_system_choose_a_port(tmp_path: Path):
