@@ -10,6 +10,7 @@ from proxy.cli.demo import demo
 from proxy.cli.keys import keys
 from proxy.cli.limits import limits
 from proxy.cli.serve import serve
+from proxy.cli.simulate import simulate
 from proxy.cli.usage import usage
 
 
@@ -19,5 +20,5 @@ def main() -> None:
     """Tollgate: a metering, limiting and pricing reverse proxy in front of an LLM inference cluster."""
 
 
-for command in (serve, check, demo, accounts, keys, limits, credit, usage):
+for command in (serve, check, demo, accounts, keys, limits, credit, usage, simulate):
     main.add_command(command)

@@ -29,7 +29,7 @@ class MissingTiersError(ProposalError):
         super().__init__(", ".join(holders))
 
 
-async def simulate(
+async def replay_month(
     entries: MonthsEntries,
     proposal: Proposal,
     month: str,

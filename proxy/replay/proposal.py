@@ -93,9 +93,8 @@ class Room(msgspec.Struct, frozen=True):
 class Rooms:
     """Finds what the calls of one account must fit into.
 
-    A window is another limit when its length changes. Where an account's tier changed in the month, or it had overrides,
-    each of its calls counts in all windows that it ever has then: so each finds what was used before, as it would in
-    the ledger.
+    A window is another limit when its length changes. Where an account's tier changed in the month, or was overridden,
+    each of its calls counts in all windows that it ever has then: each finds what was used before, as in the ledger.
 
     Args:
         proposal: what is proposed.
