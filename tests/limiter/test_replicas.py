@@ -53,6 +53,7 @@ class Account:
         self.in_flight = 0
         self.most_in_flight = 0
         self.refused = 0
+        self.dead = 0
 
 
 class Customers:
@@ -77,6 +78,9 @@ class Customers:
                 task = asyncio.create_task(self.call(account, f"call-{self.count}"))
                 self.tasks.add(task)
                 task.add_done_callback(self.tasks.discard)
+                if self.rng.random() < 0.1:  # its client leaves while the limiter is asked
+                    await asyncio.sleep(0)
+                    task.cancel()
             if self.rng.random() < 0.3 and self.tasks:
                 self.rng.choice(sorted(self.tasks, key=id)).cancel()
             await asyncio.sleep(0.001)
@@ -99,6 +103,7 @@ class Customers:
         finally:
             account.in_flight -= 1
         if sent is None:
+            account.dead += 1
             return
         # the end of a call is not broken off by its client
         how = rng.random()
@@ -162,6 +167,9 @@ async def test_no_interval_holds_more_than_the_limit_whatever_callers_do(
             await asyncio.sleep(0.02)
         for limiter in replicas:
             await limiter.ping()  # what was settled without waiting is in
+    for account in customers.accounts:
+        assert (await standing(replicas[0], account.name))["at_once"].held == account.dead
+    assert sum(account.dead for account in customers.accounts) > 5
     clock.now_ms += HOLD_TTL_MS  # those that died expire
     for account in customers.accounts:
         for limit in (SHORT, LONG):
