@@ -83,6 +83,18 @@ class OwnLimits(msgspec.Struct, frozen=True):
     shadow: tuple[str, ...] = ()
 
 
+class Guarantee(StrEnum):
+    """What becomes of a stream that its output windows have no room for (docs/decisions/0017).
+
+    Attributes:
+        STRICT: it is ended, as if ``max_tokens`` had been reached: no window ever delivers more than its limit.
+        SOFT: it goes on, and what it exceeds a window by is waited for by the next calls.
+    """
+
+    STRICT = "strict"
+    SOFT = "soft"
+
+
 class Tier(msgspec.Struct, frozen=True):
     """The package that an account holds.
 
@@ -100,6 +112,7 @@ class Tier(msgspec.Struct, frozen=True):
         priority: whose calls go first where calls wait for an upstream: the higher one's.
         calls_in_flight: calls at once; None: any number.
         shadow: the limits that count and refuse nothing, called as in tiers.yaml.
+        guarantee: what becomes of streams that turn out longer than the output windows have room for.
     """
 
     id: str
@@ -115,6 +128,7 @@ class Tier(msgspec.Struct, frozen=True):
     calls_in_flight: int | None = None
     shadow: tuple[str, ...] = ()
     purchase_required: bool = False
+    guarantee: Guarantee = Guarantee.STRICT
 
 
 class Upstream(msgspec.Struct, frozen=True):

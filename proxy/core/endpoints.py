@@ -17,7 +17,7 @@ from proxy.core.calls.embeddings import prepare_embeddings
 from proxy.core.calls.rerank import prepare_rerank
 from proxy.core.calls.transcriptions import TRANSCRIPTIONS, TRANSLATIONS, prepare_transcription
 from proxy.core.catalogue import Engine
-from proxy.core.meters import Reading, StreamMeter, body_meter, read_body, stream_meter
+from proxy.core.meters import EventMeter, Reading, StreamMeter, body_meter, read_body, stream_meter
 from proxy.core.meters.chat_shape import ChatShaped, chat_answer
 from proxy.core.meters.embeddings import count_embeddings, embeddings_meter, read_embeddings
 from proxy.core.meters.rerank import count_rerank, read_rerank
@@ -67,7 +67,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     usage_types: tuple[UsageType, ...]
     prepare: Callable[[bytes | Form, str, Terms], PreparedCall]
     read_body: Callable[[Engine, bytes, PreparedCall], Reading]
-    stream_meter: Callable[[Engine, PreparedCall], StreamMeter] | None = None
+    stream_meter: Callable[[Engine, PreparedCall], EventMeter] | None = None
     body_meter: Callable[[Engine, PreparedCall], StreamMeter] | None = None
     takes_form: bool = False
     send: Callable[[PreparedCall, Engine], Sent] | None = None
@@ -75,7 +75,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     count: Callable[[PreparedCall], PreparedCall] | None = None
 
 
-def _text_stream(engine: Engine, call: PreparedCall) -> StreamMeter:
+def _text_stream(engine: Engine, call: PreparedCall) -> EventMeter:
     return stream_meter(
         engine,
         forward_usage=call.forward_usage,
@@ -109,7 +109,7 @@ CHAT_COMPLETIONS: Final = Endpoint(
 )
 
 
-def _completion_stream(engine: Engine, call: PreparedCall) -> StreamMeter:
+def _completion_stream(engine: Engine, call: PreparedCall) -> EventMeter:
     meter = _text_stream(engine, call)
     return ChatShaped(meter) if isinstance(call, PromptedChat) else meter
 

@@ -21,6 +21,8 @@ class Outcome(StrEnum):
     """The upstream broke off mid-stream."""
     INTERRUPTED = "interrupted"
     """The proxy died mid-stream: billed to the last checkpoint."""
+    CUT = "cut"
+    """A strict limit had no room for more: the stream was ended, and is billed for what was delivered."""
 
 
 class ChargeLine(msgspec.Struct, frozen=True):

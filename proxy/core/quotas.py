@@ -101,19 +101,25 @@ class Allowance(msgspec.Struct, frozen=True):
         headers: show them.
         pick: picks, beside each limit, what it counts, out of what a call uses.
         in_shadow: places of the limits that count and refuse nothing.
+        output_place: place of the first limit that counts output tokens; None: there is none.
+        output_tokens_max: the smallest capacity of those limits; None: there is none.
     """
 
     limits: tuple[Limit, ...]
     headers: LimitHeaders
     pick: Callable[[tuple[int, int, int, int]], tuple[int, ...]]
     in_shadow: tuple[int, ...] = ()
+    output_place: int | None = None
+    output_tokens_max: int | None = None
 
     @classmethod
     def of(cls, limits: tuple[Limit, ...]) -> "Allowance":
         """Make the rest from the limits; there are at least two (requests and the budget)."""
         pick = itemgetter(*[_PLACES[limit.counts] for limit in limits])
         in_shadow = tuple(place for place, limit in enumerate(limits) if limit.shadow is not None)
-        return cls(limits, LimitHeaders(limits), pick, in_shadow)
+        output = [place for place, limit in enumerate(limits) if limit.counts is Measure.OUTPUT_TOKENS]
+        most = min([limits[place].capacity for place in output], default=None)
+        return cls(limits, LimitHeaders(limits), pick, in_shadow, output[0] if output else None, most)
 
     def needs(self, output_tokens: int, cost_pico: int) -> tuple[int, ...]:
         """Return, beside each limit, what a call may use of it; euros in nano-euros, rounded up."""

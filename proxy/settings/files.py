@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from proxy.core.catalogue import Engine, TokenIds
+from proxy.core.catalogue import Engine, Guarantee, TokenIds
 
 EXACT_MAX = 2**53 - 1
 """Largest amount that the limiter's store counts exactly."""
@@ -94,6 +94,13 @@ class TierEntry(msgspec.Struct, frozen=True):
         int,
         Meta(ge=0, le=1000, description="Where calls wait for an upstream, those of the highest priority go first."),
     ] = 0
+    guarantee: Annotated[
+        Guarantee,
+        Meta(
+            description="What becomes of a stream that an output window has no room for: `strict` ends it as if "
+            "`max_tokens` had been reached, `soft` lets it finish, and the next calls wait for what it went beyond."
+        ),
+    ] = Guarantee.STRICT
 
 
 class TiersFile(msgspec.Struct, frozen=True):

@@ -17,13 +17,14 @@ from proxy.core.catalogue import Engine, Model, OwnLimits, Tier, Upstream
 from proxy.core.limit_names import scope_of_model
 from proxy.core.pricing import PriceBook, PriceVersion
 from proxy.core.usage import TariffClass, UsageType
+from proxy.core.webhooks import Webhook, parse_secret
 from proxy.settings import checks
 from proxy.settings.document import Document
 from proxy.settings.environment import VARIABLES, Environment, checked_api_key, secret_from_file
 from proxy.settings.files import ModelLimits, ModelsFile, PricesFile, Rates, TiersFile, UpstreamEntry
 from proxy.settings.forms import holds_password
 from proxy.settings.mistakes import Mistake, SettingsError
-from proxy.settings.types import ProxySettings, Settings
+from proxy.settings.types import ProxySettings, Settings, WebhookSettings
 from proxy.settings.vocabulary import cl100k_base
 from proxy.settings.walker import read
 from proxy.tokenizers import FILES_MAX, FileTokenizer, read_tokenizer
@@ -94,12 +95,13 @@ class _Loading:
             if previous is not None and document.is_sound(("versions",)):
                 checks.check_append_only(document, book, previous, self._now_ms)
         catalogue, upstreams = self._catalogue(models)
+        webhook = self._webhook(proxy.webhooks)
         mistakes = [*self._environment.mistakes, *self._misnamed_files()]
         mistakes += [mistake for document in self._documents.values() for mistake in document.mistakes]
         if mistakes:
             raise SettingsError(mistakes)
         terms = Terms(catalogue, proxy.limiter.default_max_tokens, cl100k_base)
-        return Settings(proxy, tiers_by_id(tiers), book, catalogue, upstreams, terms)
+        return Settings(proxy, tiers_by_id(tiers), book, catalogue, upstreams, terms, webhook)
 
     def _read(self, name: str, shape: type[T]) -> T | None:
         document = self._documents[name]
@@ -155,6 +157,30 @@ class _Loading:
         except ValueError as exc:
             document.add((f"{name}_file",), str(exc))
             return None
+
+    def _webhook(self, webhooks: WebhookSettings) -> Webhook | None:
+        """Return where events are sent, with the key that signs them: no receiver is told anything unsigned."""
+        document = self._documents["proxy.yaml"]
+        variable, setting = "TOLLGATE_WEBHOOK_SECRET", ("webhooks", "secret_file")
+        secret = self._environment.value_or_file(variable)
+        from_environment = secret is not None
+        url = self._environment.value("TOLLGATE_WEBHOOK_URL") or webhooks.url
+        try:
+            if secret is None and webhooks.secret_file is not None:
+                secret = secret_from_file(self._folder / webhooks.secret_file)
+            key = None if secret is None else parse_secret(secret)
+        except ValueError as exc:
+            if from_environment:
+                self._environment.add(variable, f"expected {exc}")
+            else:
+                document.add(setting, str(exc))
+            return None
+        if url is None:
+            return None
+        if key is None:
+            document.add(("webhooks",), f"a receiver needs a key: give {variable} or secret_file")
+            return None
+        return Webhook(url, key, webhooks.timeout_s, webhooks.give_up_after_s * 1000)
 
     def _catalogue(self, models: ModelsFile) -> tuple[dict[str, Model], dict[str, Upstream]]:
         """Return the models by every name of theirs, and the upstreams by name."""
@@ -247,6 +273,7 @@ def tiers_by_id(file: TiersFile) -> dict[str, Tier]:
             shadow=tuple(name.value for name in entry.shadow),
             priority=entry.priority,
             purchase_required=entry.purchase_required,
+            guarantee=entry.guarantee,
         )
         for tier_id, entry in file.tiers.items()
     }

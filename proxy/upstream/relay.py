@@ -7,13 +7,16 @@ A stream is written to the client's transport from within the upstream's read ca
 piece. What the meter holds back (the end of the stream) is written by ``finish``, after the call has been committed: a
 client never sees the end of an answer that is not in the ledger. Any other answer is collected whole; but one too large
 for that is relayed like a stream, where a meter can read it on its way.
+
+A stream whose hold may not reach its end has a gate before the meter. What the gate keeps back stops the upstream, as a
+slow client does, until the hold reaches further (``go_on``) or the stream ends there (``cut``).
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from proxy.core.meters import StreamMeter
+from proxy.core.meters import Gate, StreamMeter
 from proxy.upstream.connection import Headers, UpstreamConnection
 from proxy.upstream.failures import FailureKind, UpstreamError
 
@@ -79,6 +82,8 @@ class Relay:
         "_collect_bytes_max",
         "_finished",
         "_head",
+        "_is_slow",
+        "_late",
         "_left",
         "_on_over",
         "_owed",
@@ -86,11 +91,15 @@ class Relay:
         "_stall_s",
         "answer_bytes_max",
         "connection",
+        "dry_since",
+        "ending",
         "error",
         "first_byte_at",
+        "gate",
         "headers",
         "is_over",
         "meter",
+        "on_news",
         "status",
         "streaming",
         "whole",
@@ -132,6 +141,12 @@ class Relay:
         self.first_byte_at: float | None = None
         self.is_over = False
         self._finished: asyncio.Future[None] | None = None
+        self.gate: Gate | None = None
+        self.on_news: Callable[[], None] | None = None  # told when the gate asks for more
+        self.dry_since: float | None = None  # since when the gate keeps something back
+        self.ending: bytes | None = None  # what ends a stream that was cut
+        self._is_slow = False  # the client has not caught up
+        self._late: tuple[UpstreamError | None] | None = None  # how the exchange ended while something was kept back
 
     # The upstream's side
 
@@ -150,6 +165,20 @@ class Relay:
         if not self.streaming:
             self._collect(data)
             return
+        self._pass(data if self.gate is None else self._gated(self.gate, data))
+
+    def _gated(self, gate: Gate, data: bytes) -> bytes:
+        data = gate.take(data)
+        if gate.has_news:
+            gate.has_news = False
+            if gate.is_shut and self.dry_since is None:
+                self.dry_since = self._clock()
+                self._hold_back()
+            if not gate.is_asking and self.on_news is not None:
+                self.on_news()
+        return data
+
+    def _pass(self, data: bytes) -> None:
         out = self.meter.feed(data)  # type: ignore[union-attr]
         if out:
             if self.first_byte_at is None:
@@ -166,10 +195,26 @@ class Relay:
 
     def on_end(self) -> None:
         """The answer is whole."""
-        self._end(None)
+        if self.gate is not None:
+            self._end_gated(None)
+        else:
+            self._end(None)
 
     def on_failure(self, error: UpstreamError) -> None:
         """The exchange failed."""
+        if self.gate is not None:
+            self._end_gated(error)
+        else:
+            self._end(error)
+
+    def _end_gated(self, error: UpstreamError | None) -> None:
+        """End with what the gate keeps back, once that has passed or is given up."""
+        if self.dry_since is not None:
+            self._late = (error,)
+            self.connection = None  # it may carry another exchange now
+            return
+        if self.streaming and self.gate is not None and (rest := self.gate.rest()):
+            self._pass(rest)
         self._end(error)
 
     def _collect(self, data: bytes) -> None:
@@ -209,12 +254,20 @@ class Relay:
 
     def pause(self) -> None:
         """The client reads slower than the upstream sends: stop the upstream, not the memory."""
-        if self.connection is not None and not self._left:
-            self.connection.pause_reading(self._stall_s, self._give_up_client if self.whole else None)
+        self._is_slow = True
+        self._hold_back()
 
     def resume(self) -> None:
         """The client has caught up."""
-        if self.connection is not None:
+        self._is_slow = False
+        self._go_on()
+
+    def _hold_back(self) -> None:
+        if self.connection is not None and not self._left:
+            self.connection.pause_reading(self._stall_s, self._give_up_client if self.whole else None)
+
+    def _go_on(self) -> None:
+        if self.connection is not None and self.dry_since is None and not self._is_slow:
             self.connection.resume_reading()
 
     def _give_up_client(self) -> None:
@@ -241,6 +294,30 @@ class Relay:
             finished.set_result(None)
         return finished
 
+    def go_on(self) -> None:
+        """The hold reaches further, or no more is asked for at present: pass on what the gate lets pass now."""
+        gate = self.gate
+        if gate is None or self.is_over:
+            return
+        if data := gate.release():
+            self._pass(data)
+        if gate.is_shut:
+            return
+        if self.dry_since is not None:
+            self.dry_since = None
+            if self._late is not None:
+                self._end_gated(self._late[0])
+            else:
+                self._go_on()
+
+    def cut(self, ending: bytes) -> None:
+        """End the stream here, with these events: the upstream is left, and what the gate keeps back is dropped."""
+        connection = self.connection
+        self.ending = ending
+        self._end(None)
+        if connection is not None:
+            connection.abort()
+
     def leave(self) -> None:
         """Go on without the client: take the rest of the answer, for what it says of its usage, and drop it."""
         self._left = True
@@ -256,6 +333,7 @@ class Relay:
 
     def _over(self) -> None:
         self.connection = None
+        self.gate = self.on_news = None
         self._client.attach(None)
         on_over, self._on_over = self._on_over, None
         if on_over is not None:

@@ -11,7 +11,8 @@ Pure: bytes in, bytes out. Nothing here raises for anything that an upstream may
 
 from proxy.core.meters.chat_body import body_meter, read_body
 from proxy.core.meters.chat_stream import stream_meter
-from proxy.core.meters.contract import Reading, StreamMeter
+from proxy.core.meters.contract import EventMeter, Reading, StreamMeter
+from proxy.core.meters.gate import Gate
 from proxy.core.meters.large import BodyMeter
 
-__all__ = ["BodyMeter", "Reading", "StreamMeter", "body_meter", "read_body", "stream_meter"]
+__all__ = ["BodyMeter", "EventMeter", "Gate", "Reading", "StreamMeter", "body_meter", "read_body", "stream_meter"]

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from proxy.core.meters.chunks import DATA
-from proxy.core.meters.contract import Reading, StreamMeter
+from proxy.core.meters.contract import EventMeter, Reading
 from proxy.core.meters.lines import Lines
 from proxy.core.usage import Usage
 
@@ -95,7 +95,7 @@ class ChatShaped:
 
     __slots__ = ("_begun", "_lines", "_meter")
 
-    def __init__(self, meter: StreamMeter) -> None:
+    def __init__(self, meter: EventMeter) -> None:
         self._meter = meter
         self._lines = Lines()
         self._begun: set[int] = set()
@@ -112,6 +112,10 @@ class ChatShaped:
         """See ``StreamMeter``."""
         shaped = self._shape(self._meter.tail())
         return shaped + self._line(self._lines.rest())
+
+    def cut(self, kept: bytes) -> bytes:
+        """See ``EventMeter``."""
+        return self._shape(self._meter.cut(kept))
 
     def finish(self) -> Reading:
         """See ``StreamMeter``."""

@@ -22,7 +22,8 @@ from typing import Final
 
 from proxy.core.catalogue import Engine
 from proxy.core.meters.chunks import parse_chunk
-from proxy.core.meters.contract import Reading, StreamMeter
+from proxy.core.meters.contract import EventMeter, Reading
+from proxy.core.meters.ending import ending
 from proxy.core.meters.lines import LINE_BYTES_MAX, Lines
 from proxy.core.meters.reported import Seen, usage_of
 from proxy.core.meters.scanning import (
@@ -57,7 +58,7 @@ def stream_meter(
     strip_continuous: bool,
     choices: int,
     prompt_bytes: int,
-) -> StreamMeter:
+) -> EventMeter:
     """Return a meter for one chat stream.
 
     Args:
@@ -131,6 +132,12 @@ class _ChatStreamMeter:
         failed = self._tally.is_failed()
         ended = self._held is not None or self._tally.is_finished(self._choices)
         return Reading(self.known(), ended and not failed, failed)
+
+    def cut(self, kept: bytes) -> bytes:
+        """See ``EventMeter``."""
+        usage = self.known() if self._forward_usage else None
+        lines = (self._tally.last_line, *kept.split(b"\n"))
+        return ending(lines, self._tally.unfinished(self._choices), usage)
 
     def _take(self, piece: bytes) -> bytes:
         """Take a piece that is not just whole lines."""

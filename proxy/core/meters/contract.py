@@ -46,3 +46,17 @@ class StreamMeter(Protocol):
     def finish(self) -> Reading:
         """Return the final reading; after ``tail``, or instead of it when the stream broke."""
         ...
+
+
+class EventMeter(StreamMeter, Protocol):
+    """Reads a stream of chat chunks, and can end one early."""
+
+    def cut(self, kept: bytes) -> bytes:
+        """Return what ends the stream here as if its limit had been reached, in the shape that its client gets.
+
+        To be called once, instead of ``tail``; ``finish`` gives the reading of what has been fed.
+
+        Args:
+            kept: lines of the upstream that have not been fed: they show the shape when nothing else has been seen.
+        """
+        ...

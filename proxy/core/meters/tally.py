@@ -87,6 +87,12 @@ class Tally:
         last = parse_chunk(self.last_line)
         return last is not None and any(map(is_finished, last.choice_list))
 
+    def unfinished(self, choices: int) -> list[int]:
+        """Return the indices of the choices that have had no finish_reason."""
+        if choices > 1:
+            return [index for index in range(choices) if index not in self._finished]
+        return [] if self.is_finished(choices) else [0]
+
     def _read_sample(self) -> tuple[int, int, int]:
         """Return chunks, deltas that hold text, and bytes of their text, of the sample's whole lines."""
         chunks = deltas = total = 0
