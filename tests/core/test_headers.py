@@ -6,8 +6,9 @@ import pytest
 
 from proxy.core.catalogue import Tier
 from proxy.core.headers import LimitHeaders, answer_lines, refusal_lines, upstream_lines
-from proxy.core.limits import Admission, LimitState
+from proxy.core.limits import NEVER_MS, Admission, LimitState
 from proxy.core.quotas import limits_of
+from proxy.core.refusals import fit_lines, refused_lines, too_large_lines, unpaid_lines
 
 CALL_ID = "019abc12-3456-7def-8123-456789abcdef"
 TIER = Tier("tier1", "Tier 1", 200 * 10**12, 1000 * 10**12, 150_000, 3_600_000)
@@ -25,6 +26,7 @@ def test_hop_by_hop_and_private_headers_end_at_the_proxy():
         (b"Proxy-Authorization", b"x"), (b"Cookie", b"a=b"), (b"Content-Length", b"9"), (b"Accept-Encoding", b"br"),
         (b"X-Forwarded-For", b"10.0.0.1"), (b"Expect", b"100-continue"), (b"X-Request-Id", b"mine"), (b"api-key", b"k"),
         (b"Content-Type", b"application/json"), (b"User-Agent", b"sdk/1"), (b"X-Custom", b"kept"),
+        (b"X-RateLimit-Fit", b"true"),
     ]  # fmt: skip
     sent = [(name.lower(), value) for name, value in sent]
     kept = dict(lines_of(upstream_lines(sent, CALL_ID)))
@@ -116,6 +118,52 @@ def test_a_refusal_says_when_to_come_back_in_the_words_of_the_sdks(wait_ms, expe
 def test_a_spent_month_says_stop_and_nothing_that_a_client_would_sleep():
     shown = dict(lines_of(refusal_lines(admission(bound="budget_month", retry_after_ms=10**9))))
     assert shown == {b"X-RateLimit-Bound": b"budget_month", b"x-should-retry": b"false"}
+
+
+@pytest.mark.parametrize(
+    ("bound", "wait_ms", "retry_at", "whole_at"),
+    [
+        ("output_tokens_hour", 1000, 1_795_000_001, 1_795_003_600),
+        ("output_tokens_hour", 1001, 1_795_000_002, 1_795_003_600),
+        ("output_tokens_hour", 0, 1_795_000_001, 1_795_003_600),
+        ("requests", 59_500, 1_795_000_060, 1_795_000_060),
+        ("budget_month", 1_000_000_000, 1_796_000_000, 1_796_000_000),
+    ],
+)
+def test_a_refusal_says_in_instants_when_the_call_fits_and_when_its_limit_is_whole(bound, wait_ms, retry_at, whole_at):
+    shown = dict(lines_of(refused_lines(admission(bound=bound, retry_after_ms=wait_ms), 12)))
+    assert int(shown[b"X-RateLimit-Retry-At"]) == retry_at
+    assert int(shown[b"X-RateLimit-Whole-At"]) == whole_at
+    assert shown[b"X-RateLimit-Fit-Max-Tokens"] == b"12"
+    assert (b"Retry-After" in shown) == (bound != "budget_month")
+
+
+def test_a_refusal_of_what_generates_no_text_names_no_length():
+    shown = dict(lines_of(refused_lines(admission(bound="requests", retry_after_ms=1), None)))
+    assert b"X-RateLimit-Fit-Max-Tokens" not in shown
+
+
+def test_when_too_many_calls_are_in_flight_the_wait_is_a_guess_of_a_second():
+    states = (LimitState("calls_in_flight", 2, 0, 2, 1_795_000_001_000),)
+    answer = Admission(False, 1_795_000_000_000, states, "calls_in_flight", 59_000)
+    shown = dict(lines_of(refused_lines(answer, 0)))
+    assert (shown[b"Retry-After"], shown[b"retry-after-ms"], shown[b"x-should-retry"]) == (b"1", b"1000", b"true")
+    assert shown[b"X-RateLimit-Retry-At"] == b"1795000001"
+
+
+@pytest.mark.parametrize("lines", [too_large_lines, lambda answer, fit: unpaid_lines(answer.bound, fit)])
+def test_where_no_wait_helps_none_is_offered(lines):
+    endless = admission(bound="output_tokens_hour", retry_after_ms=NEVER_MS)
+    assert dict(lines_of(lines(endless, 7))) == {
+        b"X-RateLimit-Bound": b"output_tokens_hour",
+        b"x-should-retry": b"false",
+        b"X-RateLimit-Fit-Max-Tokens": b"7",
+    }
+    assert b'"output_tokens_hour";r=1000;t=3600, ' in LimitHeaders(LIMITS).lines(endless)
+
+
+def test_a_lowered_call_is_told_so():
+    assert dict(lines_of(fit_lines(812))) == {b"X-RateLimit-Fit": b"lowered", b"X-RateLimit-Fit-Max-Tokens": b"812"}
 
 
 def test_an_account_without_token_windows_shows_requests_only():

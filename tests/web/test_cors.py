@@ -10,6 +10,7 @@ from tests.support.stack import ROUTE, chat, running, write_config
 
 PAGE = "https://app.example"
 ORIGIN = {"Origin": PAGE}
+FIT = {"X-RateLimit-Fit": "true"}
 ASKED = "authorization,content-type,x-stainless-arch,x-stainless-lang,x-stainless-os,x-stainless-retry-count"
 PREFLIGHT = {**ORIGIN, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": ASKED}
 ALWAYS_READABLE = {"cache-control", "content-language", "content-length", "content-type", "expires", "last-modified"}
@@ -93,17 +94,17 @@ async def test_a_bug_is_told_to_a_page_as_an_answer_that_it_may_read(stack, monk
 
 
 async def test_every_header_that_we_say_may_be_read(tmp_path):
-    config = write_config(
-        tmp_path,
-        tiers=("output_tokens_day: 3_600_000\n    requests: 1000", "output_tokens_day: 3_600_000\n    requests: 4"),
-    )
+    tokens = "    output_tokens_hour: 150_000\n    output_tokens_day: 3_600_000\n"
+    usual = f"monthly_limit: 1000\n{tokens}    requests: 1000"
+    tried = f"monthly_limit: 0.000001\n    shadow: [monthly_limit]\n{tokens}    requests: 4"
+    config = write_config(tmp_path, tiers=(usual, tried))
     environ = {"TOLLGATE_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
     seen = set()
     for stores in ({}, environ):  # the second is degraded: one call of four is admitted
         async with running(tmp_path / str(len(stores)), config=config, environ=stores) as stack:
             statuses = []
             for _ in range(5):
-                answer = await ask(stack, "POST", ROUTE, body=chat(max_tokens=1), **ORIGIN)
+                answer = await ask(stack, "POST", ROUTE, body=chat(max_tokens=1), **ORIGIN, **FIT)
                 statuses.append(answer.status)
                 seen |= {name.lower() for name in answer.headers}
             assert {200, 429} == set(statuses)
