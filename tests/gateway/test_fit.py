@@ -7,7 +7,7 @@ import time
 import pytest
 
 from proxy.clock import unix_ms
-from tests.support.stack import chat, running, write_config
+from tests.support.stack import MODEL, chat, running, write_config
 
 COMPLETIONS = "/v1/completions"
 FIT = {"X-RateLimit-Fit": "true"}
@@ -144,6 +144,20 @@ async def test_the_call_log_says_what_a_call_was_lowered_to(tmp_path, monkeypatc
         await spend(stack, 60)
         await stack.ask(chat("SIM:tokens=90", max_tokens=90), headers=FIT)
         assert [line.fit_max_tokens for line in lines] == [None, 40]
+
+
+async def test_a_lowered_stream_holds_all_that_it_was_promised_however_short_such_calls_usually_are(tmp_path):
+    async with running(tmp_path, config=limited(tmp_path, 1000)) as stack:
+        await spend(stack, 960)
+        lengths = stack.app.gateway._holds._lengths
+        for _ in range(100):
+            lengths.note("others", MODEL, 300, 200, streamed=True)
+            lengths.note("others", MODEL, 40, 2, streamed=True)
+        async with stack.post(chat("SIM:tokens=300", max_tokens=300, stream=True), headers=FIT) as answer:
+            assert (answer.headers[LOWERED], answer.headers[LARGEST]) == ("lowered", "40")
+            assert answer.headers["X-RateLimit-Remaining-Output-Tokens-Hour"] == "0"
+            await answer.read()
+        assert sum(line.quantity for line in (await stack.usage()).lines if line.usage_type == "output") == 1000
 
 
 # Where nothing fits
