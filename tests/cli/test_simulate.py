@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -253,8 +254,9 @@ def test_what_takes_long_shows_its_progress_on_a_terminal_unless_told_not_to(url
     def console(*, stderr: bool = False) -> Console:
         return Console(file=errors, force_terminal=True) if stderr else Console()
 
-    monkeypatch.setattr("proxy.cli.simulate.Console", console)
-    monkeypatch.setattr("proxy.cli.simulate.PATIENCE_S", 0.0)
+    module = sys.modules["proxy.cli.simulate"]  # the package has the command under this name
+    monkeypatch.setattr(module, "Console", console)
+    monkeypatch.setattr(module, "PATIENCE_S", 0.0)
     assert "calls replayed" not in out(f"{MONTH} --no-progress") + errors.getvalue()
     assert "calls replayed" not in out(MONTH)
     assert re.search(r"calls replayed.* 5/5 ", errors.getvalue())
