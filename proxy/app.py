@@ -17,12 +17,19 @@ import structlog
 from proxy.billing.room import CreditRoom
 from proxy.clock import unix_ms
 from proxy.core.endpoints import ENDPOINTS
+from proxy.core.events import EventKind
 from proxy.core.limit_names import LIMIT_NAMES
 from proxy.counting import Counting
+from proxy.events.delivery import Delivery, Result
+from proxy.events.watcher import Watcher
+from proxy.events.work import EventWork
 from proxy.gateway import Gateway
+from proxy.growth import Holds
+from proxy.ledger.accounts import new_id
 from proxy.ledger.credit import Credit
 from proxy.ledger.database import Database
 from proxy.ledger.directory import Directory
+from proxy.ledger.events import Events
 from proxy.ledger.leftovers import ship_leftovers
 from proxy.ledger.location import Location, locate
 from proxy.ledger.migrations import migrate
@@ -114,6 +121,7 @@ class App:
         self.metrics = self._new_metrics()
         observer = Observer(self.metrics, self.call_log)
         self.settlement = Settlement(self.outbox, self.limiter, self.tasks, proxy.limiter.heartbeat_s, log_failure)
+        self.holds = Holds(self.limiter, proxy.limiter, self.tasks, clock)
         self.counting = Counting()
         self.gateway = Gateway(
             lambda: self._holder.current,
@@ -121,6 +129,7 @@ class App:
             self.limiter,
             self.pools,
             self.settlement,
+            self.holds,
             observer,
             self.tasks,
             self.counting,
@@ -131,6 +140,7 @@ class App:
         )
         self.views = self._new_views(place, observer, clock)
         self.public = PublicListener(self.gateway, self.views, lambda: self._holder.current.proxy, clock)
+        self.events = self._new_events()
         self._watch_state()
         self.admin = AdminServer(
             self._admin_listen or proxy.admin_listen,
@@ -140,6 +150,7 @@ class App:
         )
         self._watch(self.pools.watch(), "pools")
         self._watch(self.settlement.beat(), "heartbeat")
+        self._watch(self.events.run(), "events")
         self._watch(sample_loop_lag(self.metrics.loop_lag), "loop-lag")
         await self.admin.start()
         host, _, port = proxy.listen.rpartition(":")
@@ -166,6 +177,7 @@ class App:
         self.pools.close()
         await self.limiter.close()
         shipped = await self.shipper.drain(SHIP_AT_END_S)
+        await self.events.close()
         await self.directory.close()
         await self.outbox.close()
         await self.views_database.close()
@@ -227,6 +239,16 @@ class App:
             self._is_degraded,
         )
 
+    def _new_events(self) -> EventWork:
+        # Whoever comes first works for all workers and replicas.
+        events = Events(self.database)
+        self.delivery = Delivery(events, unix_ms)
+        watcher = Watcher(self.database, lambda: self.directory.accounts, lambda: self._holder.current.tiers, unix_ms)
+        holder = new_id("work")
+        return EventWork(
+            events, watcher, self.delivery, lambda: self._holder.current.webhook, holder, unix_ms, log_failure
+        )
+
     def _new_metrics(self) -> Metrics:
         settings = self._holder.current
         return Metrics(
@@ -249,6 +271,9 @@ class App:
         watch("tollgate_directory_age_seconds", "", lambda: self.directory.age_s)
         watch("tollgate_limiter_degraded", "", lambda: int(self._is_degraded()))
         watch("tollgate_holds", "", lambda: len(self.settlement.in_flight))
+        watch("tollgate_hold_wishes_total", "", lambda: self.holds.granted, {"result": "granted"})
+        watch("tollgate_hold_wishes_total", "", lambda: self.holds.refused, {"result": "refused"})
+        self.metrics.watch_each("tollgate_streams_cut_total", "", "tier", lambda: self.holds.cut)
         watch("tollgate_settings_reloads_total", "", lambda: self._holder.reloads, {"result": "taken"})
         watch("tollgate_settings_reloads_total", "", lambda: self._holder.failed_reloads, {"result": "refused"})
         watch("tollgate_call_log_dropped_lines_total", "", lambda: self.call_log.dropped)
@@ -266,6 +291,20 @@ class App:
             lambda: {pool.upstream.name: pool.is_suspect for pool in self.pools.all()},
         )
 
+        kinds, results = list(EventKind), list(Result)
+        self.metrics.watch_each(
+            "tollgate_events_total",
+            "",
+            "kind",
+            lambda: {kind.value: self.events.recorded[kind] for kind in kinds},
+        )
+        self.metrics.watch_each(
+            "tollgate_webhook_deliveries_total",
+            "",
+            "result",
+            lambda: {result.value: self.delivery.results[result] for result in results},
+        )
+
     def _queued(self) -> dict[str, int]:
         waiting = self.pools.queue.waiting()
         known = {tier.priority for tier in self._holder.current.tiers.values()}
@@ -278,11 +317,15 @@ class App:
     def _is_degraded(self) -> bool:
         return isinstance(self.limiter, DegradedLimiter) and self.limiter.is_degraded
 
+    def _is_alone(self) -> bool:
+        """Whether no part of the store that replicas share answers: while one does, its accounts can be served."""
+        return isinstance(self.limiter, DegradedLimiter) and self.limiter.is_alone
+
     def _ready(self) -> dict[str, bool]:
         pools = self.pools.all()
         return {
             "directory": self.directory.age_s < DIRECTORY_STALE_S,
-            "limiter": not self._is_degraded() or self._holder.current.proxy.limiter.degraded_share_percent > 0,
+            "limiter": not self._is_alone() or self._holder.current.proxy.limiter.degraded_share_percent > 0,
             "outbox": not self.outbox.is_failing,
             "upstream": not pools or not all(pool.is_suspect for pool in pools),
         }

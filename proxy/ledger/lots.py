@@ -4,8 +4,6 @@ What belongs here: adding a lot within a transaction, and reading lots. What doe
 accounts.py), and which lot pays for what (core/credit.py).
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -73,7 +71,7 @@ async def buy(database: Database, connection: AsyncConnection, lot: CreditLot) -
         found = await connection.execute(
             select(credit_lots).where(table.account_id == lot.account_id, table.reference == lot.reference)
         )
-        before = _lot(found.one())
+        before = lot_of_row(found.one())
         if (before.amount_pico, before.expires_ms) != (lot.amount_pico, lot.expires_ms):
             raise CreditConflictError(f"the reference {lot.reference!r} was used for another purchase")
         return before, False
@@ -96,20 +94,11 @@ async def read_lots(connection: AsyncConnection, account_id: str | None) -> list
     query = select(credit_lots).order_by(table.bought_ms, table.id)
     if account_id is not None:
         query = query.where(table.account_id == account_id)
-    return [_lot(row) for row in await connection.execute(query)]
+    return [lot_of_row(row) for row in await connection.execute(query)]
 
 
-async def lots_by_account(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, list[CreditLot]]:
-    """Return the lots of some accounts, each in the order in which they were bought."""
-    table = credit_lots.c
-    query = select(credit_lots).where(table.account_id.in_(account_ids)).order_by(table.bought_ms, table.id)
-    found: defaultdict[str, list[CreditLot]] = defaultdict(list)
-    for row in await connection.execute(query):
-        found[row.account_id].append(_lot(row))
-    return found
-
-
-def _lot(row: Row[*tuple[Any, ...]]) -> CreditLot:
+def lot_of_row(row: Row[*tuple[Any, ...]]) -> CreditLot:
+    """Return the lot of a row of the table."""
     return CreditLot(
         row.id,
         row.account_id,

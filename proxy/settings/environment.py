@@ -56,6 +56,9 @@ VARIABLES: Final = {
             "Each model keeps the engine of its first upstream.",
             "base_url",
         ),
+        Variable("TOLLGATE_WEBHOOK_URL", "webhooks.url", "Receiver of signed events.", "webhook_url", is_secret=True),
+        Variable("TOLLGATE_WEBHOOK_SECRET", "webhooks.secret_file", "Key of their signatures.", is_secret=True),
+        Variable("TOLLGATE_WEBHOOK_SECRET_FILE", "webhooks.secret_file", "File that holds that key.", is_secret=True),
         Variable("TOLLGATE_UPSTREAM_API_KEY", "", "Key to send to `TOLLGATE_UPSTREAM`.", is_secret=True),
         Variable("TOLLGATE_UPSTREAM_API_KEY_FILE", "", "File that holds that key.", is_secret=True),
     )

@@ -84,6 +84,14 @@ def base_url(text: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path}"
 
 
+def webhook_url(text: str) -> str:
+    """Check the URL of a receiver of events; a query may be a part of it."""
+    parts = _split_url(text, ("http", "https"), "a URL such as https://billing.example/tollgate")
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        raise ValueError("a URL without user, password and fragment")
+    return text
+
+
 def redis_url(text: str) -> str:
     """Check the URL of a Redis or Valkey server, or of several nodes of one cluster, separated by commas."""
     scheme, mark, rest = text.partition("://")
@@ -151,6 +159,7 @@ FORMS: Final[dict[str, Callable[[str], object]]] = {
     "instant": instant,
     "listen": listen,
     "base_url": base_url,
+    "webhook_url": webhook_url,
     "redis_url": redis_url,
     "database_url": database_url,
     "origin": origin,
@@ -166,6 +175,7 @@ FORM_NAMES: Final[dict[str, str]] = {
     "instant": "date and time",
     "listen": "host:port",
     "base_url": "URL",
+    "webhook_url": "URL",
     "redis_url": "URL",
     "database_url": "URL",
     "origin": "origin",

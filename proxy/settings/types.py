@@ -14,6 +14,7 @@ from msgspec import Meta
 from proxy.core.calls import Terms
 from proxy.core.catalogue import Model, Tier, Upstream
 from proxy.core.pricing import PriceBook
+from proxy.core.webhooks import Webhook
 from proxy.settings.mistakes import masked
 
 RESTART: Final = {"restart": True}
@@ -99,7 +100,8 @@ class LimiterSettings(msgspec.Struct, frozen=True):
         ),
     ] = 90
     hold_step_tokens: Annotated[
-        int, Meta(ge=16, description="Least output tokens that a stream asks for when its hold runs out.", extra=RESTART)
+        int,
+        Meta(ge=16, description="Least output tokens that a stream asks for when its hold runs out.", extra=RESTART),
     ] = 256
     hold_patience_s: Annotated[
         float,
@@ -142,6 +144,29 @@ class QueueSettings(msgspec.Struct, frozen=True):
     ] = 10.0
     calls_max: Annotated[int, Meta(ge=1, le=100_000, description="Most calls that wait for the same upstreams.")] = 1024
     account_calls_max: Annotated[int, Meta(ge=1, le=100_000, description="Most of them that are one account's.")] = 256
+
+
+class WebhookSettings(msgspec.Struct, frozen=True):
+    """Where operators are told of budgets, credit and tiers of their accounts (docs/credit.md)."""
+
+    url: Annotated[
+        str | None,
+        Meta(
+            description="Receiver of signed events, http:// or https://; left out: events are recorded only.",
+            extra={"form": "webhook_url", "secret": True},
+        ),
+    ] = None
+    secret_file: Annotated[
+        str | None,
+        Meta(
+            description="File that holds the key of the signatures: `whsec_` and 24 to 64 bytes in base64.",
+            extra={"secret": True},
+        ),
+    ] = None
+    timeout_s: Annotated[float, Meta(gt=0, le=20, description="For one attempt.")] = 10.0
+    give_up_after_s: Annotated[
+        int, Meta(gt=0, le=2_592_000, description="Age of an event from which on nothing more is tried.")
+    ] = 259_200
 
 
 class ProxySettings(msgspec.Struct, frozen=True):
@@ -218,6 +243,7 @@ class ProxySettings(msgspec.Struct, frozen=True):
     sizes: Annotated[Sizes, Meta(description="Upper bounds.")] = Sizes()
     limiter: Annotated[LimiterSettings, Meta(description="How limits are kept.")] = LimiterSettings()
     queue: Annotated[QueueSettings, Meta(description="How calls wait for an upstream.")] = QueueSettings()
+    webhooks: Annotated[WebhookSettings, Meta(description="Where events are sent.")] = WebhookSettings()
 
     def __repr__(self) -> str:
         """Mask the passwords of the stores: a repr ends up in logs."""
@@ -238,6 +264,7 @@ class Settings(msgspec.Struct, frozen=True):
         models: by every name that a customer may use (id and aliases).
         upstreams: by name.
         terms: what of this preparing a call needs.
+        webhook: where events are sent; None: nowhere.
     """
 
     proxy: ProxySettings
@@ -246,3 +273,4 @@ class Settings(msgspec.Struct, frozen=True):
     models: dict[str, Model]
     upstreams: dict[str, Upstream]
     terms: Terms
+    webhook: Webhook | None = None

@@ -206,6 +206,18 @@ WATCHED: Final = (
     ),
     Described("tollgate_holds", Kind.GAUGE, (), "Calls whose hold is not settled yet."),
     Described(
+        "tollgate_hold_wishes_total",
+        Kind.COUNTER,
+        ("result",),
+        "Times that streams asked to hold more output tokens, by the limiter's answer.",
+    ),
+    Described(
+        "tollgate_streams_cut_total",
+        Kind.COUNTER,
+        ("tier",),
+        "Streams that a strict limit ended for want of room.",
+    ),
+    Described(
         "tollgate_limiter_degraded",
         Kind.GAUGE,
         (),
@@ -220,6 +232,18 @@ WATCHED: Final = (
         Kind.COUNTER,
         ("result",),
         "Reloads of the settings, by result: taken or refused.",
+    ),
+    Described(
+        "tollgate_events_total",
+        Kind.COUNTER,
+        ("kind",),
+        "Events of accounts recorded: budget.reached, credit.reached, credit.expiring, tier.activated.",
+    ),
+    Described(
+        "tollgate_webhook_deliveries_total",
+        Kind.COUNTER,
+        ("result",),
+        "Attempts to send an event that were acknowledged, refused or unreachable; and events given_up.",
     ),
     Described("tollgate_worker_restarts_total", Kind.COUNTER, (), "Workers that died and were started again."),
     Described("tollgate_queued_calls", Kind.GAUGE, ("priority",), "Calls that wait for a place at an upstream."),

@@ -9,16 +9,19 @@ from click.testing import CliRunner
 
 from proxy.cli.accounts import accounts
 from proxy.cli.credit import credit
+from proxy.cli.events import events
 from proxy.core.calendar import day_bounds_ms, day_of, month_of
+from proxy.core.events import Event, EventKind
 from proxy.core.money import euros_text
 from proxy.core.usage import UsageType
 from proxy.ledger.accounts import now_ms
 from proxy.ledger.database import Database
+from proxy.ledger.events import Events
 from proxy.ledger.outbox import Outbox
 from proxy.ledger.store import Ledger
 from tests.ledger.support import PRICES, entry
 
-COMMANDS = {"accounts": accounts, "credit": credit}
+COMMANDS = {"accounts": accounts, "credit": credit, "events": events}
 TODAY = day_of(now_ms(), "Europe/Paris")
 
 
@@ -162,3 +165,26 @@ def test_an_account_is_held_to_its_credit_and_let_go(state):
     refused = run("accounts set acme")
     assert (refused.exit_code, "nothing to set" in refused.stderr) == (2, True)
     assert run("accounts set nobody --prepaid-only").exit_code == 1
+
+
+def test_events_are_listed_with_their_state(state):
+    account_id = as_json("accounts create acme --tier tier1")["id"]
+
+    async def happen():
+        database = Database.open(f"sqlite:///{state / 'ledger.db'}")
+        store = Events(database)
+        found = [Event(account_id, EventKind.BUDGET_REACHED, "2026-11", each, {"n": "1.00"}) for each in (50, 80, 100)]
+        await store.record(found, 1000)
+        first, second, _ = await store.due(1000, 3)
+        await store.acknowledge(first.id, 2000)
+        await store.give_up(second.id)
+        await database.close()
+
+    asyncio.run(happen())
+    listed = as_json("events --account acme")
+    assert sorted(event["state"] for event in listed) == ["acknowledged", "given up", "waiting"]
+    assert listed[0]["message"]["data"] == {"n": "1.00"}
+    assert len(as_json("events --last 2")) == 2
+    shown = out("events")
+    assert "budget.reached 100 %" in shown
+    assert run("events --account nobody").exit_code == 1
