@@ -86,7 +86,8 @@ class _Incoming:
 
     def wants_fit(self) -> bool:
         """Whether its client would rather have less output than a refusal."""
-        return self.port.noted.get(b"x-ratelimit-fit", b"").lower() == b"true"
+        value = self.port.noted.get(b"x-ratelimit-fit")
+        return value is not None and value.lower() == b"true"
 
     def raw_headers(self) -> Iterable[tuple[bytes, bytes]]:
         """The request's headers: names in lower case, values as they came."""
