@@ -129,7 +129,9 @@ class Metrics:
         self._watched = Watched()
         tiers, failure_kinds = tuple(tiers), tuple(failure_kinds)
         for name in limits:
-            zeros = {(self._limits.bound(name), self._tiers.bound(tier)): 0 for tier in tiers}
+            zeros: dict[families.Labels, int] = {
+                (self._limits.bound(name), self._tiers.bound(tier)): 0 for tier in tiers
+            }
             self._refusals.update(zeros)
             self._shadow_refusals.update(zeros)
         for name in upstreams:
