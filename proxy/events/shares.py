@@ -15,7 +15,7 @@ from proxy.core.credit import Lot, draw_down
 from proxy.ledger.credit import Credit
 from proxy.ledger.watching import Watching
 
-REMEMBERED_MAX: Final = 16_384
+REMEMBERED_MAX: Final = 65_536
 RENEW_MS: Final = 3_600_000
 """After so long the beginning of a month is worked out anew: a call of the month before may have come late."""
 
@@ -60,15 +60,16 @@ class CreditShares:
         drawdown = draw_down(lots, used)
         return drawdown.drawn_pico, drawdown.balance_pico(today)
 
+    def knows(self, account: Account, month: str) -> bool:
+        """Whether how the month began is known: then ``of`` costs next to nothing."""
+        opening = self._openings.get((account.id, month))
+        if opening is None or opening.paid_pico < account.credit_paid_pico:
+            return False
+        return self._clock_ms() - opening.read_ms < RENEW_MS
+
     async def _opening(self, account: Account, month: str, now_ms: int) -> _Opening:
-        place = (account.id, month)
-        opening = self._openings.get(place)
-        if (
-            opening is not None
-            and opening.paid_pico >= account.credit_paid_pico
-            and now_ms - opening.read_ms < RENEW_MS
-        ):
-            return opening
+        if self.knows(account, month):
+            return self._openings[account.id, month]
         facts = await self._credit.facts(account.id)
         first_day = f"{month}-01"
         before = {day: amount for day, amount in facts.used_by_day.items() if day < first_day}
@@ -80,5 +81,5 @@ class CreditShares:
         )
         if len(self._openings) >= REMEMBERED_MAX:
             self._openings.clear()
-        opening = self._openings[place] = _Opening(now_ms, facts.paid_pico, lots)
+        opening = self._openings[account.id, month] = _Opening(now_ms, facts.paid_pico, lots)
         return opening

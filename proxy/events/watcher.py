@@ -32,6 +32,8 @@ REMEMBERED_MS: Final = 45 * 86_400_000
 """How old events may be that are remembered, so that they are not recorded again in vain."""
 FORGET_MS: Final = 3_600_000
 RECORDED_AT_ONCE: Final = 500
+UNKNOWN_AT_ONCE: Final = 200
+"""Accounts a look whose credit is worked out from the beginning: some milliseconds each, beside the calls."""
 _BEHIND_MS: Final = 36 * 3_600_000
 """A month that ended so long ago is looked at, for calls that settle late; and every time zone is less from UTC."""
 _AHEAD_MS: Final = 14 * 3_600_000
@@ -99,6 +101,7 @@ class Watcher:
         months = {month_of(now_ms - _BEHIND_MS, "UTC"), month_of(now_ms + _AHEAD_MS, "UTC")}
         spending = await self._watching.spending(months, now_ms)
         events: list[Event] = []
+        unknown = 0
         accounts, tiers = self._accounts(), self._tiers()
         for (account_id, month), spent_pico in spending.pico.items():
             account = accounts.get(account_id)
@@ -110,6 +113,11 @@ class Watcher:
             if tier.monthly_limit_pico is not None:
                 events += found.budget_reached(account, month, spent_pico, tier.monthly_limit_pico)
             if account.credit_paid_pico and self._has_moved(account, month, spent_pico):
+                if not self._shares.knows(account, month):
+                    unknown += 1
+                    if unknown > UNKNOWN_AT_ONCE:  # a look at very many accounts is made in several
+                        del self._seen[account_id, month]
+                        continue
                 drawn_pico, balance_pico = await self._shares.of(account, month, spent_pico)
                 events += found.credit_reached(account, month, drawn_pico, balance_pico)
         return events

@@ -18,7 +18,9 @@ from proxy.ledger.credit import CreditFacts
 from proxy.ledger.errors import LedgerUnavailableError
 from proxy.ledger.lots import CreditLot
 from proxy.limiter import Seed
+from proxy.limiter.degraded import DegradedLimiter
 from proxy.limiter.memory import MemoryLimiter
+from proxy.limiter.redis import RedisLimiter
 from proxy.tasks import Tasks
 from tests.ledger.support import NOON_MS, Clock
 
@@ -252,3 +254,18 @@ async def test_everything_that_was_bought_can_be_spent_to_the_last_nano_euro(roo
             await limiter.settle("acc_a", call, allowance.limits, allowance.amounts(0, MILLI))
             ledger.settled.append(("2026-11-24", MILLI))
     assert ledger.truth().balance_pico("2026-11-24") == 700
+
+
+async def test_while_redis_is_away_a_share_of_what_was_left_is_granted_and_not_of_what_was_ever_bought(
+    room, ledger, clock
+):
+    ledger.buy(1000 * MILLI)
+    ledger.settled, ledger.known = [("2026-11-24", 996 * MILLI)], 1
+    limiter = DegradedLimiter(RedisLimiter("redis://127.0.0.1:1/0"), 50, 600, clock)
+    granted = 0
+    for number in range(6):
+        allowance = await room.within(BASE, ledger.account, clock())
+        answer = await limiter.admit("acc_a", f"call_{number}", allowance.limits, allowance.needs(0, MILLI))
+        granted += answer.admitted
+    assert granted == 2
+    await limiter.close()

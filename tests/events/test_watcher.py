@@ -173,6 +173,16 @@ async def test_credit_that_has_ended_no_longer_counts(scene):
     assert brief(await scene.watcher().look()) == []
 
 
+async def test_very_many_accounts_are_looked_at_a_part_at_a_time(scene, monkeypatch):
+    monkeypatch.setattr("proxy.events.watcher.UNKNOWN_AT_ONCE", 2)
+    for name in "abcde":
+        account = await scene.create(name)
+        await scene.buy(name, 1000 * OUTPUT_PICO, "first")
+        await scene.use(account, 600)
+    watcher = scene.watcher()
+    assert [len(await watcher.look()) for _ in range(4)] == [2, 2, 1, 0]
+
+
 async def test_a_lot_that_ends_within_a_week_is_told_once_if_it_holds_something(scene):
     account = await scene.create("acme")
     await scene.buy("acme", 100 * OUTPUT_PICO, "spent", "2026-12-01")
