@@ -8,21 +8,21 @@ import re
 import sys
 from pathlib import Path
 
+from bench.limiter import LimiterResult
 from bench.memory import MemoryResult
 from bench.processes import PINNED, ROOT
 from bench.scenarios import Result
 
 _DOCS = ROOT / "docs" / "performance.md"
-_BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
 _COLUMNS = ("load", "figure", "baseline", "tollgate", "ratio", "floor")
 
 
-def machine() -> str:
+def machine(*, is_pinned: bool = PINNED) -> str:
     """Say what this ran on."""
     found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     name = found[1].strip() if found else platform.machine()
     cores = os.cpu_count() or 1
-    pin = "proxy under test on core 0, everything else on core 1" if PINNED else "nothing pinned: one core"
+    pin = "proxy under test on core 0, everything else on core 1" if is_pinned else "nothing pinned"
     return f"{name}, {cores} cores ({pin}), Linux {platform.release()}, Python {platform.python_version()}"
 
 
@@ -68,7 +68,7 @@ def markdown(results: list[Result], memory: list[MemoryResult]) -> str:
     return "\n".join(lines)
 
 
-def as_json(results: list[Result], memory: list[MemoryResult]) -> str:
+def as_json(results: list[Result], memory: list[MemoryResult], limiter: LimiterResult | None) -> str:
     """Return everything that was measured."""
     body = {
         "date": _today(),
@@ -85,22 +85,31 @@ def as_json(results: list[Result], memory: list[MemoryResult]) -> str:
             for result in results
         ],
         "memory": [result.as_dict() for result in memory],
+        "limiter": limiter.as_dict() if limiter is not None else None,
     }
     return json.dumps(body, indent=1)
 
 
 def write_docs(results: list[Result], memory: list[MemoryResult], rounds: int, seconds: float) -> None:
     """Replace the measured section of docs/performance.md."""
+    how = f"medians of {rounds} rounds of {seconds:g} s, baseline and Tollgate in turn."
+    _replace("bench", f"{how}\n{machine()}", markdown(results, memory))
+
+
+def write_limiter_docs(table: str, rounds: int) -> None:
+    """Replace what docs/performance.md says of the limiter."""
+    _replace("limiter", f"the best of {rounds} rounds.\n{machine(is_pinned=False)}", table)
+
+
+def _replace(name: str, how: str, table: str) -> None:
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     text = _DOCS.read_text()
-    section = (
-        f"{_BEGIN}\n{_today()}, `python -m bench.run {' '.join(sys.argv[1:])}`: medians of {rounds} rounds"
-        f" of {seconds:g} s, baseline and Tollgate in turn.\n{machine()}.\n\n{markdown(results, memory)}\n{_END}"
-    )
-    before, _, rest = text.partition(_BEGIN)
-    _, found, after = rest.partition(_END)
+    said = f"{_today()}, `python -m bench.run {' '.join(sys.argv[1:])}`: {how}."
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
     if not found:
-        raise SystemExit(f"{_DOCS.name} has lost its markers {_BEGIN} and {_END}")
-    _DOCS.write_text(before + section + after)
+        raise SystemExit(f"{_DOCS.name} has lost its markers {begin} and {end}")
+    _DOCS.write_text(f"{before}{begin}\n{said}\n\n{table}\n{end}{after}")
 
 
 def _today() -> str:

@@ -9,6 +9,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from bench.limiter import LimiterResult, measure_limiter
 from bench.memory import BODY_BYTES, MemoryResult, measure_memory
 from bench.processes import (
     Server,
@@ -20,11 +21,14 @@ from bench.processes import (
     start_tollgate,
     start_upstream,
 )
-from bench.report import as_json, machine, markdown, write_docs
+from bench.report import as_json, machine, markdown, write_docs, write_limiter_docs
 from bench.scenarios import SCENARIOS, Result, Scenario, measure
 
 MEMORY = "memory"
 """Stands for all loads of bench/memory.py."""
+
+LIMITER = "limiter"
+"""Stands for all loads of bench/limiter.py."""
 
 
 def _arguments() -> argparse.Namespace:
@@ -32,7 +36,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement, after a warm-up")
     parser.add_argument("--quick", action="store_true", help="two rounds of 1.5 s: a look, not a measurement")
-    parser.add_argument("--only", choices=[*(scenario.name for scenario in SCENARIOS), MEMORY], help="one load")
+    parser.add_argument(
+        "--only", choices=[*(scenario.name for scenario in SCENARIOS), MEMORY, LIMITER], help="one load"
+    )
     parser.add_argument("--json", type=Path, help="write everything that was measured to this file")
     parser.add_argument("--write-docs", action="store_true", help="update docs/performance.md")
     parser.add_argument("--no-redis", action="store_true", help="limits in memory: what Redis costs is the difference")
@@ -57,7 +63,7 @@ def _measure_in_turn(
 
 
 def _measure_loads(arguments: argparse.Namespace) -> list[Result]:
-    if arguments.only == MEMORY:
+    if arguments.only in (MEMORY, LIMITER):
         return []
     with ExitStack() as stack:
         upstream = stack.enter_context(running(start_upstream()))
@@ -86,17 +92,33 @@ def _measure_memory(arguments: argparse.Namespace) -> list[MemoryResult]:
         return measure_memory(stack.enter_context(running(server)), key, arguments.rounds)
 
 
+def _measure_limiter(arguments: argparse.Namespace) -> LimiterResult | None:
+    if arguments.self_test or arguments.no_redis or arguments.only not in (None, LIMITER):
+        return None
+    print(f"{LIMITER}: {arguments.rounds} rounds", file=sys.stderr, flush=True)
+    return measure_limiter(arguments.rounds, quick=arguments.quick)
+
+
 def main() -> int:
     """Run, report, judge."""
     arguments = _arguments()
-    compile_tools()
+    if arguments.only != LIMITER:
+        compile_tools()
     results, memory = _measure_loads(arguments), _measure_memory(arguments)
-    print(f"\n{machine()}\n\n{markdown(results, memory)}\n")
-    if arguments.json:
-        arguments.json.write_text(as_json(results, memory))
-    if arguments.write_docs:
-        write_docs(results, memory, arguments.rounds, arguments.seconds)
+    limiter = _measure_limiter(arguments)
+    print(f"\n{machine()}")
+    if results or memory:
+        print(f"\n{markdown(results, memory)}")
+        if arguments.write_docs:
+            write_docs(results, memory, arguments.rounds, arguments.seconds)
     problems = [problem for result in (*results, *memory) if (problem := result.problem())]
+    if limiter is not None:
+        print(f"\n{limiter.markdown()}")
+        problems += limiter.problems()
+        if arguments.write_docs:
+            write_limiter_docs(limiter.markdown(), arguments.rounds)
+    if arguments.json:
+        arguments.json.write_text(as_json(results, memory, limiter))
     for problem in problems:
         print(f"not good enough: {problem}")
     return 1 if problems else 0

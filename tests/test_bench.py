@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
+import uvloop
 
 from bench import memory
+from bench.limiter import GROWTH_MAX, STATE_BYTES_MAX, Cost, LimiterResult, Load, _measure
 from bench.memory import CEILING_MB, LOADS, MEBIBYTE, MemoryResult, Peak
 from bench.scenarios import SCENARIOS, Result
 from tests.support.services import free_port, stop, wait_for_port
@@ -198,3 +201,36 @@ def test_a_ceiling_is_held_by_the_worst_round(grown_mb: list[float], problem: st
     result = MemoryResult(LOADS[0], grown_mb, [0.5] * len(grown_mb))
     assert result.problem() == problem
     assert result.rows()[0][3] == f"+{max(grown_mb):,.1f}"
+
+
+# The limiter
+
+
+def _limiter_load(name: str, group: str, function_us: list[float], ceiling: float | None = GROWTH_MAX) -> Load:
+    costs = [Cost(2 * cost_us, cost_us, 9.0, 7.0) for cost_us in function_us]
+    return Load(name, group, AsyncMock(), Mock(), ceiling=ceiling, costs=costs)
+
+
+@pytest.mark.parametrize(
+    ("loads", "state_bytes", "problems"),
+    [
+        ([("one", "accounts", [40, 30]), ("many", "accounts", [90, 41])], 16_384, []),
+        ([("one", "accounts", [30]), ("many", "accounts", [43])], 9, ["limiter: many: 1.43x is over 1.4x"]),
+        ([("one", "accounts", [30]), ("fresh", "history", [60])], 9, []),
+        ([("admission", "refusals", [20]), ("refusal", "refusals", [300], None)], 9, []),
+        ([], 16_385, ["limiter: a full account takes 16385 bytes, more than 16384"]),
+    ],
+)
+def test_the_limiters_loads_are_judged_by_the_best_round_beside_the_first_of_their_group(
+    loads: list[Any], state_bytes: int, problems: list[str]
+) -> None:
+    result = LimiterResult([_limiter_load(*load) for load in loads], state_bytes)
+    assert result.problems() == problems
+    assert result.markdown().count("\n") == len(loads) + 3
+
+
+def test_the_limiters_loads_run_on_a_redis_and_on_a_cluster() -> None:
+    bench = uvloop.run(_measure(calls=200, rounds=1))
+    assert len(bench.loads) == 13
+    assert 8_000 < bench.state_bytes <= STATE_BYTES_MAX
+    assert all(load.best().commands >= 2 for load in bench.loads)

@@ -554,7 +554,7 @@ local function held_at(account, index)
   local ordered = account.ordered or {}
   account.ordered = ordered
   if index > #ordered and not ordered.is_whole then
-    local count = math.max(4, #ordered)
+    local count = math.max(1, 3 * #ordered) -- most often the first is all that is asked for
     local ids = call('ZRANGE', account.keys[2], #ordered, #ordered + count - 1)
     ordered.is_whole = #ids < count
     for number, id in ipairs(ids) do
@@ -985,25 +985,24 @@ local function attach(keys, args)
   return tonumber(call('HGET', keys[1], 'generation'))
 end
 
-local renewed = '' -- the run of this Redis in which renew was done: gone with the run, as it must be
+local renewing = { run = '', cursor = '0', is_done = false } -- gone with the run of this Redis, as it must be
 
--- Forget every account, once in a run: for a primary of a cluster whose data were made in another, and may be old. There
--- keys must not be renamed as attach would have it: an account that moves to another primary keeps its names.
+-- Forget every account, once in a run: for a primary of a cluster whose data were made in another, and may be old.
+-- There keys must not be renamed as attach would have it: an account that moves to another primary keeps its names.
 -- No KEYS. ARGV 1: the run id of this Redis.
--- Answers how many keys are forgotten.
+-- Answers 1: some keys are forgotten, call again before anything else is asked of this Redis; 0: all are.
 local function renew(_, args)
-  local cursor, count = '0', 0
-  while renewed ~= args[1] do
-    local found = call('SCAN', cursor, 'MATCH', 'tollgate:*', 'COUNT', 1000)
-    for _, key in ipairs(found[2]) do
-      count = count + call('UNLINK', key) -- one by one: they are in different slots
-    end
-    cursor = found[1]
-    if cursor == '0' then
-      renewed = args[1]
-    end
+  if renewing.run ~= args[1] then
+    renewing = { run = args[1], cursor = '0', is_done = false }
   end
-  return count
+  if not renewing.is_done then
+    local found = call('SCAN', renewing.cursor, 'MATCH', 'tollgate:*', 'COUNT', 1000)
+    for _, key in ipairs(found[2]) do
+      call('UNLINK', key) -- one by one: they are in different slots
+    end
+    renewing.cursor, renewing.is_done = found[1], found[1] == '0'
+  end
+  return renewing.is_done and 0 or 1
 end
 
 local function register(name, verb, flags)

@@ -48,6 +48,8 @@ async def generation_of(link: Link) -> int | None:
 async def renew_states(link: Link) -> None:
     """Forget what a primary of a cluster may know of old: it was started again, or has taken another's place.
 
+    It is forgotten step by step; whoever is interrupted, or comes meanwhile, goes on where it has got to.
+
     Raises:
         LimiterUnavailableError: it was, and cannot forget.
     """
@@ -61,15 +63,22 @@ async def renew_states(link: Link) -> None:
     if mark in others:
         return
     if others:
-        answer = await link.send(pack("FCALL", f"{library.NAME}_renew", "0", run[1]))
-        if isinstance(answer, hiredis.ReplyError):
-            raise LimiterUnavailableError(f"a primary that was started again does not forget what it knew: {answer}")
-        _log.warning("a primary was started again or has taken another's place: %d keys are forgotten", answer)
+        _log.warning("a primary was started again or has taken another's place: what it knows is forgotten")
+        while await _forgets(link, run[1]):
+            pass
     code = f"#!lua name={mark}\nredis.register_function('{mark}', function() return 1 end)"
     for words in (("LOAD", "REPLACE", code), *(("DELETE", name) for name in others)):
         answer = await link.send(pack("FUNCTION", *words))
         if isinstance(answer, hiredis.ReplyError) and words[0] == "LOAD":
             _log.warning("a primary that is started again will not be noticed: %s", answer)
+
+
+async def _forgets(link: Link, run: bytes) -> bool:
+    """Let a primary forget some of what it knows; say whether there is more."""
+    answer = await link.send(pack("FCALL", f"{library.NAME}_renew", "0", run))
+    if isinstance(answer, hiredis.ReplyError):
+        raise LimiterUnavailableError(f"a primary that was started again does not forget what it knew: {answer}")
+    return bool(answer)
 
 
 def library_name(listed: list[bytes]) -> str:
