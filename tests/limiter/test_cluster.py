@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proxy.core.limits import Admission
 from proxy.limiter import AccountUnavailableError, LimiterUnavailableError, Seed, library
 from proxy.limiter.degraded import DegradedLimiter
 from proxy.limiter.redis import RedisLimiter
@@ -234,6 +235,29 @@ async def test_who_has_been_told_of_a_move_asks_the_right_primary_at_once(
         assert await used_of(limiter, account) == [5, 1, 1]
     assert "calls=10" in own.ask(1, "INFO", "commandstats").partition("cmdstat_fcall:")[2].partition("\n")[0]
     assert "cmdstat_fcall:" not in own.ask(0, "INFO", "commandstats")
+    own.move(slot, 1, 0)
+
+
+async def test_an_account_whose_keys_have_all_moved_is_asked_for_where_they_are(
+    limiter: RedisLimiter, own: RedisCluster
+) -> None:
+    account = accounts_on(own, 0)[0]
+    slot = int(own.ask(0, "CLUSTER", "KEYSLOT", account))
+    await limiter.admit(account, "in flight", LIMITS, (20, 1, 1))
+    await limiter.record(account, "gone", LIMITS, (5, 1, 1))
+    own.ask(0, "HSET", f"tollgate:{{{account}}}:gone:1", "long gone", "x")  # as after a day: every key exists
+    found: list[Admission] = []
+    loop = asyncio.get_running_loop()
+
+    def ask() -> None:
+        verbs = (limiter.admit(account, "b", LIMITS, (7, 1, 1)), limiter.peek(account, LIMITS))
+        found.extend(asyncio.run_coroutine_threadsafe(verb, loop).result(10) for verb in verbs)
+
+    own.ask(1, "CONFIG", "RESETSTAT")
+    await asyncio.to_thread(own.move, slot, 0, 1, before_end=ask)
+    assert [answer.states[0].held for answer in found] == [27, 27]
+    assert "cmdstat_asking:calls=2" in own.ask(1, "INFO", "commandstats").replace("|", ":")
+    assert (await limiter.peek(account, LIMITS)).states[0].used == 5
     own.move(slot, 1, 0)
 
 

@@ -169,11 +169,19 @@ class RedisCluster:
                 raise TimeoutError(f"node {number} does not say {text!r} to {words}")
             time.sleep(0.02)
 
-    def move(self, slot: int, source: int, target: int, pause: Callable[[], None] = lambda: None) -> None:
+    def move(
+        self,
+        slot: int,
+        source: int,
+        target: int,
+        pause: Callable[[], None] = lambda: None,
+        before_end: Callable[[], None] = lambda: None,
+    ) -> None:
         """Bring a slot and its keys from one node to another, as ``redis-cli --cluster reshard`` does.
 
         Args:
             pause: called when both nodes know of the move, and before the first key moves.
+            before_end: called when all keys have moved, and before anybody is told whose the slot is now.
         """
         source_id, target_id = (self.ask(number, "CLUSTER", "MYID").strip() for number in (source, target))
         self.ask(target, "CLUSTER", "SETSLOT", str(slot), "IMPORTING", source_id)
@@ -182,6 +190,7 @@ class RedisCluster:
         while keys := self.ask(source, "CLUSTER", "GETKEYSINSLOT", str(slot), "100").split():
             port = str(self.ports[target])
             self.ask(source, "MIGRATE", "127.0.0.1", port, "", "0", "5000", "KEYS", *keys)
+        before_end()
         for number in (target, source):
             self.ask(number, "CLUSTER", "SETSLOT", str(slot), "NODE", target_id)
 
