@@ -26,6 +26,7 @@ from proxy.core.meters import BodyMeter, Reading
 from proxy.core.quotas import cost_bound_pico
 from proxy.core.usage import TariffClass
 from proxy.counting import Counting
+from proxy.growth import Holds
 from proxy.incoming import Answer, AnswerHead, Incoming
 from proxy.ledger.directory import Directory
 from proxy.ledger.errors import OutboxError
@@ -57,6 +58,7 @@ class Gateway:
         limiter: knows what has room.
         pools: connections to the upstreams.
         settlement: commits what was used.
+        holds: knows what calls are to hold, and lets streams hold more.
         observer: is told of every call.
         tasks: where calls go on whose client has left.
         counting: where tokens are counted that no upstream told.
@@ -73,6 +75,7 @@ class Gateway:
         limiter: Limiter,
         pools: UpstreamPools,
         settlement: Settlement,
+        holds: Holds,
         observer: Observer,
         tasks: Tasks,
         counting: Counting,
@@ -86,6 +89,7 @@ class Gateway:
         self._limiter = limiter
         self._pools = pools
         self._settlement = settlement
+        self._holds = holds
         self._observer = observer
         self._tasks = tasks
         self._counting = counting
@@ -169,7 +173,8 @@ class Gateway:
         if principal.account.prepaid_only:
             allowance = report.allowance = await self._credit_room.within(allowance, principal.account, now_ms)
         prices = settings.prices.version_at(now_ms)
-        needs = allowance.needs(call.output_tokens_max, cost_bound_pico(call, prices, TariffClass.STANDARD))
+        held = self._holds.expected(principal.account.id, tier, allowance, call)
+        needs = allowance.needs(held, cost_bound_pico(call, prices, TariffClass.STANDARD))
         return Flight(
             report.call_id,
             principal,
@@ -227,6 +232,8 @@ class Gateway:
                 self._clock,
                 pool.ended,
             )
+            if meter is not None and flight.allowance.output_place is not None:
+                self._holds.follow(flight, relay, meter)
             return relay
 
         report.sent_s = self._clock()
@@ -245,7 +252,7 @@ class Gateway:
 
     async def _end_abandoned(self, flight: Flight, report: Report) -> None:
         relay = flight.relay
-        if relay is None or (relay.connection is None and not relay.is_over):
+        if relay is None or (relay.connection is None and not (relay.is_over or relay.streaming)):
             self._settlement.release(flight)  # it had not been sent yet
         elif flight.call.stream:
             relay.abort()
@@ -322,9 +329,12 @@ class Gateway:
         assert relay.meter is not None
         report.first_byte_s = relay.first_byte_at
         error = relay.error
-        tail = relay.meter.tail() if error is None else error_event(error.kind)
-        reading = relay.meter.finish()
-        outcome = how_ended(error, reading, is_event_stream=not relay.whole)
+        if relay.ending is not None:
+            tail, reading, outcome = relay.ending, relay.meter.finish(), Outcome.CUT
+        else:
+            tail = relay.meter.tail() if error is None else error_event(error.kind)
+            reading = relay.meter.finish()
+            outcome = how_ended(error, reading, is_event_stream=not relay.whole)
         try:
             await self._settle(flight, reading, outcome, report)
         except ApiError:
@@ -341,6 +351,7 @@ class Gateway:
             outcome = Outcome.FINISHED  # all there was to say had been said
         report.outcome = outcome
         charge = self._settlement.rate(flight, reading.usage, outcome)
+        self._holds.learn(flight, reading.usage, outcome)
         self._observer.charged(report, charge)
         try:
             await self._settlement.commit(flight, reading.usage, charge, outcome)

@@ -11,6 +11,7 @@ is over, or is cut. A store that is away, or has lost the hold, stops no stream:
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from proxy.core.calls import PreparedCall
@@ -18,7 +19,7 @@ from proxy.core.catalogue import Guarantee, Tier
 from proxy.core.entries import Outcome
 from proxy.core.growing import Growing
 from proxy.core.lengths import Lengths
-from proxy.core.limits import Growth
+from proxy.core.limits import Growth, Measure
 from proxy.core.meters import EventMeter, Gate
 from proxy.core.quotas import Allowance
 from proxy.core.usage import Usage
@@ -110,10 +111,12 @@ class Holds:
             per_s = self._pace(relay, passed)
             wish = growing.wish(passed, per_s, self._beyond(flight, passed))
             growth = await self._grow(flight, wish)
+            if growth is Growth.REFUSED:
+                self.refused += 1
+                wish, growth = await self._squeeze(flight, growing.held, wish)
             if relay.gate is not gate:
                 return
             if growth is Growth.REFUSED:
-                self.refused += 1
                 growing.refused()
                 if await self._wait(flight, relay, gate, meter):
                     continue
@@ -150,13 +153,23 @@ class Holds:
         except LimiterUnavailableError:
             return Growth.GRANTED
 
+    async def _squeeze(self, flight: Flight, held: int, wish: int) -> tuple[int, Growth]:
+        """Ask for as much of a refused wish as there is room for; return what was asked for, and the answer."""
+        allowance = flight.allowance
+        try:
+            answer = await self._limiter.peek(flight.principal.account.id, allowance.limits)
+        except LimiterUnavailableError:
+            return wish, Growth.REFUSED
+        pairs = zip(allowance.limits, answer.states, strict=True)
+        room = min(state.remaining for limit, state in pairs if limit.counts is Measure.OUTPUT_TOKENS)
+        less = min(held + room, wish)
+        return less, await self._grow(flight, less) if less > held else Growth.REFUSED
+
     async def _tell(self, flight: Flight, meter: EventMeter) -> None:
         """Let a stream that goes on without room be counted, so that nobody else is admitted into it."""
         known = flight.allowance.amounts(meter.known().output_tokens, 0)
-        try:
+        with contextlib.suppress(LimiterUnavailableError):  # the settlement will say it
             await self._limiter.extend(flight.principal.account.id, flight.call_id, flight.allowance.limits, known)
-        except LimiterUnavailableError:
-            pass  # the settlement will say it
 
     def _beyond(self, flight: Flight, passed: int) -> int:
         call = flight.call

@@ -5,8 +5,7 @@ asking (proxy/growth.py), what has passed of the stream (meters/gate.py), and wh
 
 A stream asks when half of its hold has passed, for what streams that got so far hardly exceed: so a long one has its
 room before others take it, and few calls ask at all. It asks for more at once where it is fast, not more often.
-Refused, it asks again for less, so that what little room there is gets found, and after growing pauses, so that asking
-stays cheap.
+Refused, it takes what room there is, and asks again after growing pauses, so that asking stays cheap.
 """
 
 from typing import Final
@@ -19,9 +18,6 @@ MARGIN_S: Final = 0.5
 
 STEP_S: Final = 2.0
 """What is asked for lasts so long at least."""
-
-STEP_MIN: Final = 16
-"""The smallest step: what is asked for after some refusals."""
 
 RETRY_MS: Final = 100
 """The first pause after a refusal; each further one is twice as long ..."""
@@ -38,7 +34,7 @@ class Growing:
     Args:
         held: what it holds, in output tokens over all choices.
         cap: the most that it can produce.
-        step: what it asks for at least, as long as it is not refused.
+        step: what it asks for at least.
 
     Attributes:
         held: see above; raised by ``granted``.
@@ -72,9 +68,8 @@ class Growing:
             per_s: how fast they come, tokens per second.
             expected: what a stream that got so far hardly exceeds; 0: nobody knows.
         """
-        step = max(self._step, int(per_s * STEP_S)) >> self._refused
-        wish = max(passed, self.held) + max(step, STEP_MIN)
-        return min(wish if self._refused else max(wish, expected), self._cap)
+        step = max(self._step, int(per_s * STEP_S))
+        return min(max(passed + step, self.held + step, expected), self._cap)
 
     def granted(self, wish: int, per_s: float) -> None:
         """Note that it holds what it wanted."""
