@@ -255,6 +255,13 @@ async def test_a_models_limits_are_seeded_with_what_the_account_used_of_it(ledge
     assert stored(seed, "model_calls_in_flight") == 0
 
 
+async def test_a_call_that_has_just_ended_is_not_in_flight(ledger, keys, account):
+    new = await keys.create("acme", limits={Overridable.CALLS_IN_FLIGHT: 1, REQUESTS: 5})
+    await ledger.insert([used(new.key.id, 0.5, 5, account_id=account.id)])
+    seed = await ledger.seed(account.id, key_limits_of(new.key.limits, "2026-11", NOON_MS + 10**9))
+    assert (stored(seed, "key_requests"), stored(seed, "key_calls_in_flight")) == (1, 0)
+
+
 async def test_what_waits_in_the_outbox_is_of_its_key_and_its_model(database, outbox, clock, keys, account):
     ledger = Ledger(database, outbox, clock_ms=clock)
     new = await keys.create("acme", limits={HOUR: 700, MONTHLY: 10**12})
