@@ -45,11 +45,11 @@ def main() -> None:
         environ = {**os.environ, "TOLLGATE_STATE_DIR": str(state)}
         if options.database_url:
             environ["TOLLGATE_DATABASE_URL"] = url
-        small_s, small_mb = replay(environ, SMALL_MONTH)
-        large_s, large_mb = replay(environ, LARGE_MONTH)
-    each_us = (large_s - small_s) / (options.calls - SMALL_CALLS) * 1e6
-    print(f"{SMALL_CALLS:>12,} calls {small_s:8.1f} s {small_mb:8.1f} MB at most")
-    print(f"{options.calls:>12,} calls {large_s:8.1f} s {large_mb:8.1f} MB at most: {each_us:.1f} us a call")
+        small, large = replay(environ, SMALL_MONTH), replay(environ, LARGE_MONTH)
+    for calls, (wall_s, cpu_s, most_mb) in ((SMALL_CALLS, small), (options.calls, large)):
+        print(f"{calls:>12,} calls {wall_s:8.1f} s, {cpu_s:8.1f} s of CPU, {most_mb:8.1f} MB at most")
+    each_us = (large[1] - small[1]) / max(1, options.calls - SMALL_CALLS) * 1e6
+    print(f"each call more: {each_us:.1f} us of CPU")
 
 
 async def fill(url: str, calls: int) -> None:
@@ -100,8 +100,8 @@ def entries(month: str, count: int, accounts: list[str]) -> Iterator[Entry]:
         )
 
 
-def replay(environ: dict[str, str], month: str) -> tuple[float, float]:
-    """Run the command; return its seconds, and the most memory that it had in MB."""
+def replay(environ: dict[str, str], month: str) -> tuple[float, float, float]:
+    """Run the command; return its seconds, those of CPU, and the most memory that it had in MB."""
     tollgate = shutil.which("tollgate", path=str(Path(sys.executable).parent)) or "tollgate"
     words = [tollgate, "simulate", "--month", month, "--config", str(ROOT / "config"), "--json"]
     started_s = time.perf_counter()
@@ -110,7 +110,7 @@ def replay(environ: dict[str, str], month: str) -> tuple[float, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"tollgate simulate ended with {process.returncode}")
-    return time.perf_counter() - started_s, usage.ru_maxrss / 1024
+    return time.perf_counter() - started_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ class AccountReplay:
         needs = allowance.needs(tokens, held_pico)
         answer = self._state.admit(call.call_id, allowance.limits, needs, at_ms)
         if answer.admitted:
-            length_ms = max(0, call.settled_ms - call.admitted_ms)
+            length_ms = call.settled_ms - call.admitted_ms
             amounts = allowance.amounts(output_tokens(call), cost_pico)
             self._await(_Flight(call.call_id, allowance, amounts, at_ms + length_ms), at_ms)
         if is_before:

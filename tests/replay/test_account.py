@@ -96,6 +96,12 @@ def test_a_limit_in_shadow_refuses_nothing_and_says_what_it_would_have():
     assert report.peaks[HOUR].permille == 1200
 
 
+def test_a_call_that_comes_again_is_counted_in_shadow_once():
+    tier = stricter(FREE, requests=1, output_tokens_hour=5, shadow=(HOUR,))
+    sums = replayed([call(0), call(1_000)], tier, retries=1).sums
+    assert (sums.shadowed, sums.delayed, sums.refused) == ({HOUR: 2}, 1, {})
+
+
 def test_limits_of_models_and_tiers_hold_together():
     scarce = [call(at, 2_000, model="scarce:1") for at in (0, MINUTE_MS)]
     assert replayed(scarce).sums.refused == {"model_output_tokens_hour": 1}
@@ -170,6 +176,12 @@ def test_a_call_holds_what_it_used_or_a_stated_cap_if_it_generates():
     assert replayed(rerank, tier, cap=995).peaks[HOUR] == Peak(0, 1000)
 
 
+def test_a_call_that_has_ended_counts_with_what_it_used_whatever_it_held():
+    tier = stricter(FREE, output_tokens_hour=1000, monthly_limit_pico=1000 * 8_000_000)
+    sums = replayed([call(0), call(MINUTE_MS)], tier, cap=990).sums
+    assert sums.refused == {}
+
+
 def test_money_is_held_for_the_stated_cap_too():
     tier = stricter(FREE, monthly_limit_pico=1000 * 8_000_000)
     assert replayed([call(0, 10, 5_000), call(1, 10)], tier, cap=991).sums.refused == {"budget_month": 1}
@@ -206,6 +218,23 @@ def test_a_call_does_not_come_again_after_more_than_a_minute_or_when_the_month_i
     spent = stricter(FREE, monthly_limit_pico=10 * 8_000_000)
     for tier, name in ((late, HOUR), (spent, "budget_month")):
         assert replayed([call(0), call(1_000)], tier, retries=5).sums.refused == {name: 1}
+
+
+def test_a_call_that_comes_again_as_another_ends_takes_its_place_and_runs_as_long_as_it_did():
+    calls = [call(0, length_ms=1_000), call(0, length_ms=5_000, number=1), call(5_999, number=2), call(6_000, number=3)]
+    sums = replayed(calls, stricter(FREE, calls_in_flight=1), retries=1).sums
+    assert (sums.refused, sums.delayed) == (
+        {},
+        2,
+    )  # the second runs from 1,000 to 6,000: the third comes a second later
+    sums = replayed(calls[:3], stricter(FREE, calls_in_flight=1)).sums
+    assert sums.refused == {"calls_in_flight": 1}
+
+
+def test_a_spent_month_is_not_waited_for_however_soon_it_ends():
+    spent = stricter(FREE, monthly_limit_pico=10 * 8_000_000)
+    ends = 745 * HOUR_MS
+    assert replayed([call(0), call(ends - 30_000)], spent, retries=5).sums.refused == {"budget_month": 1}
 
 
 def test_a_call_that_comes_again_costs_what_it_does_then():
