@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.limits import NEVER_MS, Admission, Limit
+from proxy.core.limits import NEVER_MS, Admission, Limit, LimitKind, Measure
 from proxy.limiter import LimiterUnavailableError
 from proxy.limiter.degraded import DegradedLimiter
 from proxy.limiter.memory import MemoryLimiter
@@ -99,6 +99,18 @@ async def test_while_the_primary_answers_it_alone_decides(
     await limiter.release(account, "b", LIMITS)
     assert await states_of(primary, account) == await states_of(limiter, account) == [(50, 0), (2, 0), (9, 0)]
     assert (limiter.is_degraded, limiter.admitted_alone, limiter.outages) == (False, 0, 0)
+
+
+async def test_of_few_calls_at_once_a_share_is_one_and_goes_on_when_it_has_ended(
+    limiter: DegradedLimiter, primary: Primary, account: str
+) -> None:
+    two = Limit("calls_in_flight", LimitKind.WINDOW, 2, window_s=1, bucket_s=1, counts=Measure.CALLS_IN_FLIGHT)
+    limits = (two, requests(40))
+    go_away(primary)
+    assert (await limiter.admit(account, "a", limits, (1, 1))).admitted
+    assert (await limiter.admit(account, "b", limits, (1, 1))).bound == "calls_in_flight"
+    await limiter.settle(account, "a", limits, (0, 1))
+    assert (await limiter.admit(account, "c", limits, (1, 1))).admitted
 
 
 async def test_without_the_primary_the_share_is_admitted_and_not_more(
