@@ -18,7 +18,7 @@ RUN_ENV = $(if $(UPSTREAM),TOLLGATE_UPSTREAM='$(UPSTREAM)') $(if $(REDIS_URL),TO
 # More words for pytest (`make test ARGS="-k windows"`) and for the bench (`make bench ARGS=--quick`).
 ARGS ?=
 
-.PHONY: help setup services clients run test lint types layers check bench test-real docs lock image clean
+.PHONY: help setup services clients run test lint types layers check bench simulate test-real docs lock image clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ check: lint types layers test ## everything that must hold before a commit
 bench: setup ## measure against a bare passthrough; options: ARGS="--quick --write-docs"
 	@command -v gcc >/dev/null && command -v redis-server >/dev/null || scripts/apt-install.sh "make bench" gcc libc6-dev redis-server
 	@$(BIN)/python -m bench.run $(ARGS)
+
+simulate: setup ## show what limits do under load: used, worst window, streams cut; options: ARGS="--seed 2 --write-docs"
+	@$(BIN)/python -m bench.holds $(ARGS)
 
 test-real: setup ## hold the ledger against a real inference engine (downloads it; takes minutes)
 	@bash tests/real/run.sh --write-docs

@@ -273,7 +273,12 @@ class App:
         watch("tollgate_holds", "", lambda: len(self.settlement.in_flight))
         watch("tollgate_hold_wishes_total", "", lambda: self.holds.granted, {"result": "granted"})
         watch("tollgate_hold_wishes_total", "", lambda: self.holds.refused, {"result": "refused"})
-        self.metrics.watch_each("tollgate_streams_cut_total", "", "tier", lambda: self.holds.cut)
+        self.metrics.watch_each(
+            "tollgate_streams_cut_total",
+            "",
+            "tier",
+            lambda: {tier: self.holds.cut.get(tier, 0) for tier in self._holder.current.tiers},
+        )
         watch("tollgate_settings_reloads_total", "", lambda: self._holder.reloads, {"result": "taken"})
         watch("tollgate_settings_reloads_total", "", lambda: self._holder.failed_reloads, {"result": "refused"})
         watch("tollgate_call_log_dropped_lines_total", "", lambda: self.call_log.dropped)
