@@ -127,6 +127,11 @@ def test_a_call_from_before_the_month_is_never_refused_and_holds_until_it_ends()
     assert report.sums.calls == 2
 
 
+def test_a_call_from_before_the_month_counts_in_the_months_windows_whatever_tier_it_was_made_with():
+    before = call(-3_000, 900, month="2026-09", tier="gone")
+    assert replayed([before, call(1_000, 101)], stricter(FREE, output_tokens_hour=1000)).sums.refused == {HOUR: 1}
+
+
 # Against a reference without buckets
 
 
