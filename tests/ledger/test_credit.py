@@ -9,6 +9,7 @@ from sqlalchemy import text
 from proxy.billing.statement import is_active, statement_of
 from proxy.core.calendar import day_bounds_ms
 from proxy.core.catalogue import Tier
+from proxy.core.limits import Limit, LimitKind, Measure
 from proxy.core.usage import UsageType
 from proxy.ledger.accounts import Accounts
 from proxy.ledger.credit import Credit
@@ -16,6 +17,7 @@ from proxy.ledger.database import Database
 from proxy.ledger.directory import Directory
 from proxy.ledger.errors import CreditConflictError, RefusedChangeError, UnknownAccountError
 from proxy.ledger.migrations import migrate
+from proxy.ledger.store import Ledger
 from tests.ledger.support import NOON_MS, PRICES, entry
 
 EURO = 10**12
@@ -201,3 +203,17 @@ async def test_a_ledger_from_before_keeps_its_lots_and_learns_their_sums(databas
         with sqlite3.connect(database_url.removeprefix("sqlite:///")) as connection:
             assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
         connection.close()
+
+
+async def test_a_limiter_that_knows_nothing_learns_what_was_ever_used(account, database, clock, outbox):
+    ledger = Ledger(database, outbox, clock_ms=clock)
+    calls = [
+        entry(account_id=account.id, month=month, day=f"{month}-05") for month in ("2025-12", "2026-10", "2026-11")
+    ]
+    await ledger.insert([*calls[:2], entry(account_id="acc_other")])
+    await outbox.commit(calls[2])
+    credit = Limit("credit", LimitKind.BUDGET, 1000, counts=Measure.EUROS)
+    month = Limit("budget_month", LimitKind.BUDGET, 1000, period="2026-11", ends_ms=1, counts=Measure.EUROS)
+    seed = await ledger.seed(account.id, (credit, month))
+    cost = calls[0].charge.total_pico
+    assert seed.spent == {("credit", ""): -(-3 * cost // 1000), ("budget_month", "2026-11"): -(-cost // 1000)}
