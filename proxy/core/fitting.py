@@ -69,7 +69,9 @@ def largest_fit(limits: Sequence[Limit], states: Sequence[LimitState], call: Pre
     """
     fits = UNLIMITED
     for limit, state in zip(limits, states, strict=True):
-        room = state.remaining
+        room = state.capacity - state.used - state.held
+        if room < 0:  # more has been used than there is now: even what needs nothing is refused
+            return 0
         if limit.counts is Measure.OUTPUT_TOKENS:
             fits = min(fits, room)
         elif limit.counts is Measure.EUROS:

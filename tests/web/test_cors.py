@@ -6,7 +6,7 @@ import pytest
 
 from proxy.web import cors
 from tests.support.services import free_port
-from tests.support.stack import ROUTE, chat, running, write_config
+from tests.support.stack import CONFIG, ROUTE, chat, running, write_config
 
 PAGE = "https://app.example"
 ORIGIN = {"Origin": PAGE}
@@ -94,7 +94,8 @@ async def test_a_bug_is_told_to_a_page_as_an_answer_that_it_may_read(stack, monk
 
 
 async def test_every_header_that_we_say_may_be_read(tmp_path):
-    tokens = "    output_tokens_hour: 150_000\n    output_tokens_day: 3_600_000\n"
+    shipped = (CONFIG / "tiers.yaml").read_text()
+    tokens = shipped[shipped.index("    output_tokens_hour") : shipped.index("    requests: 1000")]
     usual = f"monthly_limit: 1000\n{tokens}    requests: 1000"
     tried = f"monthly_limit: 0.000001\n    shadow: [monthly_limit]\n{tokens}    requests: 4"
     config = write_config(tmp_path, tiers=(usual, tried))
