@@ -112,6 +112,21 @@ async def test_an_override_of_the_past_holds_from_when_it_was_set_to_when_it_was
     assert report.peaks[HOUR_NAME].amount == 900
 
 
+async def test_limits_that_a_key_has_now_hold_all_the_month_for_its_calls(database):
+    account = await Accounts(database, Clock(OCTOBER_MS - DAY_MS)).create("acme", "large")
+    keys = Keys(database)
+    limited = (await keys.create("acme", limits={Overridable.OUTPUT_TOKENS_HOUR: 1_000})).key
+    plain = (await keys.create("acme")).key
+    calls = [
+        entry_at(OCTOBER_MS + at * 60_000, at, account_id=account.id, tokens=900, key_id=key.id)
+        for at, key in ((1, limited), (2, plain), (3, limited), (4, plain))
+    ]
+    await Ledger(database).insert(calls)
+    assert (await replayed(database)).totals.refused == {"key_output_tokens_hour": 1}
+    (holder,) = await MonthsEntries(database).holders("2026-10")
+    assert set(holder.keys) == {limited.id}
+
+
 async def test_one_account_is_replayed_by_name_or_id(database):
     lives = await lived(database, 6)
     for name in ("far", lives[1].account.id):
@@ -201,6 +216,7 @@ async def test_the_month_is_that_of_the_accounts_own_zone(database):
     await Ledger(database).insert(calls)
     sums = (await replayed(database, tiers={"small": tier})).totals
     assert (sums.calls, sums.refused) == (2, {"budget_month": 1})
+    assert (await MonthsEntries(database).holders("2026-10"))[0].month_starts_ms == starts_ms
 
 
 async def test_a_tier_that_changed_within_the_month_finds_what_was_used_before(database):
