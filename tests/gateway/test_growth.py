@@ -9,6 +9,7 @@ import pytest
 from proxy.core.catalogue import Engine
 from proxy.core.growing import Growing
 from proxy.core.lengths import OWN_CALLS_MIN
+from proxy.core.limits import Growth
 from proxy.core.meters import Gate, stream_meter
 from proxy.limiter import LimiterUnavailableError
 from proxy.simulator import Options
@@ -20,6 +21,7 @@ from tests.support.stack import MODEL, chat, running, write_config
 
 LIMIT = 2000
 CAP = 1000
+WHOLE = b"".join(told(200))
 TEXTS = ("content", "reasoning", "reasoning_content")
 
 
@@ -257,6 +259,50 @@ async def test_a_soft_limit_lets_a_stream_finish_and_the_next_call_waits_for_exa
         assert 3500 < int(headers["Retry-After"]) <= 3600
 
 
+async def test_a_client_that_leaves_what_has_already_ended_upstream_pays_for_what_it_got(tmp_path, monkeypatch):
+    async def refuses(*_):
+        return Growth.REFUSED
+
+    async def at_once(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(WHOLE))
+        writer.write(WHOLE)
+        await writer.drain()
+
+    server = await asyncio.start_server(at_once, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    config = configured(tmp_path, patience_s=30)
+    async with server, running(tmp_path, config=config, environ={"TOLLGATE_UPSTREAM": url}) as stack:
+        teach(stack, 50)
+        monkeypatch.setattr(stack.app.limiter, "grow", refuses)
+        sock = await ask_raw(stack, asks(200))
+        relay = await dry(stack)
+        async with asyncio.timeout(10):
+            while relay.connection is not None:  # the end of the answer is here
+                await asyncio.sleep(0.01)
+        sock.close()
+        (entry,) = await stack.entries()
+        assert (entry.outcome.value, output_of(entry)) == ("disconnected", 50)
+
+
+async def test_nobody_is_admitted_into_the_debt_of_a_soft_stream_under_way(tmp_path, store):
+    async with running(tmp_path, config=configured(tmp_path, guarantee="soft"), environ=store) as stack:
+        await fill(stack, 1500)
+        teach(stack, 50)
+        stream = asyncio.create_task(events_of(stack, chat("SIM:tokens=950 SIM:rate=800", max_tokens=CAP, stream=True)))
+        await flying(stack)
+        (flight,) = stack.app.settlement.in_flight.values()
+        most = 0
+        while not stream.done():
+            answer = await stack.app.limiter.peek(stack.account, flight.allowance.limits)
+            hour = answer.states[flight.allowance.output_place]
+            if not flight.is_settling:
+                most = max(most, hour.used + hour.held)
+            await asyncio.sleep(0.02)
+        assert reasons_of(await stream) == {0: "stop"}
+        assert most > LIMIT  # long before its first heartbeat
+
+
 async def test_after_a_debt_retry_after_is_exact_to_the_second(tmp_path, monkeypatch):
     async with running(tmp_path, config=configured(tmp_path, guarantee="soft")) as stack:
         clock, shift_ms = stack.app.limiter._clock_ms, 0
@@ -375,9 +421,6 @@ def relayed(held):
     relay.on_news = lambda: (setattr(relay.gate, "is_asking", True), news.append(1))
     relay.on_head(200, [(b"content-type", b"text/event-stream")])
     return relay, port, upstream, news
-
-
-WHOLE = b"".join(told(200))
 
 
 def test_a_stream_without_room_stops_its_upstream_until_there_is_room_and_its_client_has_caught_up():
