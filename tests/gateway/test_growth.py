@@ -289,7 +289,7 @@ async def test_nobody_is_admitted_into_the_debt_of_a_soft_stream_under_way(tmp_p
     async with running(tmp_path, config=configured(tmp_path, guarantee="soft"), environ=store) as stack:
         await fill(stack, 1500)
         teach(stack, 50)
-        stream = asyncio.create_task(events_of(stack, chat("SIM:tokens=950 SIM:rate=800", max_tokens=CAP, stream=True)))
+        stream = asyncio.create_task(events_of(stack, chat("SIM:tokens=950 SIM:rate=300", max_tokens=CAP, stream=True)))
         await flying(stack)
         (flight,) = stack.app.settlement.in_flight.values()
         most = 0
