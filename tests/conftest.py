@@ -1,5 +1,6 @@
 """Fixtures that more than one folder of tests uses: real stores."""
 
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +25,10 @@ def three_primaries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisC
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """URL of a real PostgreSQL server's first database."""
-    with postgres_server(tmp_path_factory.mktemp("postgres")) as url:
+    # Not below pytest's own folder: another run of pytest keeps that one to its user, and PostgreSQL runs as another.
+    with tempfile.TemporaryDirectory(prefix="tollgate-postgres-") as folder, postgres_server(Path(folder)) as url:
         yield url
 
 

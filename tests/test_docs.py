@@ -59,7 +59,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_route_of_the_document_works(copy: Path) -> None:
-    done = in_copy(copy, "pytest", "-q", "-p", "no:cacheprovider", "tests/gateway/test_score.py")
+    done = in_copy(
+        copy, "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={copy / 'tmp'}", "tests/gateway/test_score.py"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 passed" in done.stdout
 
