@@ -174,6 +174,9 @@ def test_a_large_answer_counts_only_when_it_is_whole(answer: bytes, says: str) -
             with server.accept()[0] as sock:
                 sock.recv(65_536)
                 sock.sendall(answer)
+                sock.shutdown(socket.SHUT_WR)
+                while sock.recv(65_536):  # what is closed unread is reset, and the answer with it
+                    pass
 
         thread = threading.Thread(target=serve)
         thread.start()
