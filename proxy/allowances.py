@@ -15,10 +15,12 @@ from proxy.core.catalogue import Model, OwnLimits, Tier
 from proxy.core.levels import Override, with_overrides
 from proxy.core.limits import Limit
 from proxy.core.quotas import Allowance, key_limits_of, limits_of, model_limits_of
-from proxy.months import Month, Months
+from proxy.months import Month
 
 REMEMBERED_MAX: Final = 16_384
 """How many allowances are remembered that are not their tier's; beyond it the memory begins again."""
+TIERS_REMEMBERED_MAX: Final = 512
+"""The same of those that are."""
 
 
 class _Parts(NamedTuple):
@@ -33,14 +35,10 @@ class _Parts(NamedTuple):
 
 
 class Allowances:
-    """Finds the allowance of a call.
+    """Finds the allowance of a call."""
 
-    Args:
-        months: knows those of the tiers.
-    """
-
-    def __init__(self, months: Months) -> None:
-        self._months = months
+    def __init__(self) -> None:
+        self._of_tiers: dict[tuple[str, str, int], tuple[Tier, Allowance]] = {}
         self._remembered: dict[tuple[str, str, str, int], tuple[_Parts, int, Allowance]] = {}
 
     def of(self, principal: Principal, model: Model | None, tier: Tier, month: Month, now_ms: int) -> Allowance:
@@ -56,7 +54,7 @@ class Allowances:
         model_limits = None if model is None else model.limits
         key_limits = principal.key.limits
         if model_limits is None and key_limits is None and not principal.overrides:
-            return self._months.allowance(tier, month)
+            return self._of_tier(tier, month)
         is_own = key_limits is not None or principal.overrides
         place = (
             principal.account.id if is_own else tier.id,
@@ -71,6 +69,15 @@ class Allowances:
                 self._remembered.clear()
             remembered = self._remembered[place] = (parts, *_put_together(parts, now_ms))
         return remembered[2]
+
+    def _of_tier(self, tier: Tier, month: Month) -> Allowance:
+        place = (tier.id, month.name, month.ends_ms)
+        remembered = self._of_tiers.get(place)
+        if remembered is None or remembered[0] is not tier:  # a reload brings new tiers under the old ids
+            if len(self._of_tiers) >= TIERS_REMEMBERED_MAX:
+                self._of_tiers.clear()
+            remembered = self._of_tiers[place] = (tier, Allowance.of(limits_of(tier, month.name, month.ends_ms)))
+        return remembered[1]
 
 
 def _put_together(parts: _Parts, now_ms: int) -> tuple[int, Allowance]:

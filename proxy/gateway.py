@@ -99,7 +99,7 @@ class Gateway:
         self._is_degraded = is_degraded
         self._admitting = Admitting(settings, limiter, settlement)
         self._months = Months()
-        self._allowances = Allowances(self._months)
+        self._allowances = Allowances()
         self.draining = False
 
     async def serve(self, incoming: Incoming) -> Answer | None:

@@ -2,11 +2,13 @@
 
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from proxy.ledger.database import Database
+from proxy.ledger.migrations import migrate
 from tests.support.services import RedisCluster, create_database, postgres_server, redis_cluster, redis_server
 
 
@@ -47,3 +49,12 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'ledger.db'}"
     url: str = request.getfixturevalue("postgres_database")
     return url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A migrated ledger of one's own, once per engine."""
+    await migrate(database_url)
+    opened = Database.open(database_url)
+    yield opened
+    await opened.close()

@@ -55,13 +55,26 @@ def with_ledger(settings: Settings, work: Callable[[Database, Location], Awaitab
     Raises:
         click.ClickException: whatever the ledger has against it, in words for an operator.
     """
+    location = locate(settings.proxy)
+
+    async def migrated(database: Database) -> T:
+        await migrate(location.database_url)
+        return await work(database, location)
+
+    return on_database(location.database_url, migrated)
+
+
+def on_database(url: str, work: Callable[[Database], Awaitable[T]], *, command_timeout_s: float = 10.0) -> T:
+    """Open a database as it is, run the work on it, and close it.
+
+    Raises:
+        click.ClickException: as ``with_ledger``.
+    """
 
     async def run() -> T:
-        location = locate(settings.proxy)
-        await migrate(location.database_url)
-        database = Database.open(location.database_url, pool_size=1)
+        database = Database.open(url, pool_size=1, command_timeout_s=command_timeout_s)
         try:
-            return await work(database, location)
+            return await work(database)
         finally:
             await database.close()
 

@@ -4,7 +4,6 @@ What belongs here: the command, and opening the ledger so that nothing in it can
 (replay/), and what is printed (simulation_text.py).
 """
 
-import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -17,12 +16,11 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from proxy.cli.ledger_session import config_option, json_option
+from proxy.cli.ledger_session import config_option, json_option, on_database
 from proxy.cli.simulation_text import Asked, print_simulation, simulation_document
 from proxy.core.calendar import is_month
 from proxy.core.pricing import UnpricedError
 from proxy.ledger.database import Database
-from proxy.ledger.errors import LedgerError
 from proxy.ledger.location import locate
 from proxy.ledger.migrations import is_migrated
 from proxy.ledger.months_entries import MonthsEntries
@@ -168,21 +166,14 @@ def _with_ledger_untouched(proxy: ProxySettings, work: Callable[[Database], Awai
     if url.startswith(_SQLITE) and not Path(url.removeprefix(_SQLITE)).is_file():
         raise click.ClickException(f"there is no ledger in {proxy.state_dir}")
 
-    async def run() -> Simulation:
-        database = Database.open(url, pool_size=1, command_timeout_s=STATEMENT_S)
-        try:
-            if not await is_migrated(database):
-                raise click.ClickException(
-                    "the ledger is not of this version of tollgate; any other command brings an older one up to date"
-                )
-            return await work(database)
-        finally:
-            await database.close()
+    async def untouched(database: Database) -> Simulation:
+        if not await is_migrated(database):
+            raise click.ClickException(
+                "the ledger is not of this version of tollgate; any other command brings an older one up to date"
+            )
+        return await work(database)
 
-    try:
-        return asyncio.run(run())
-    except (LedgerError, ValueError) as exc:
-        raise click.ClickException(str(exc)) from exc
+    return on_database(url, untouched, command_timeout_s=STATEMENT_S)
 
 
 @contextmanager

@@ -810,10 +810,8 @@ local function settle(keys, args)
   return code
 end
 
--- Renew the hold's life, and note what is known: never less than before, and held where it exceeds the hold.
--- ARGV 4: life in ms; 5...: known amounts, one per limit of the plan.
--- Answers 1, or 0: the hold is gone, or -1: unknown account.
-local function extend(keys, args)
+-- Let `change` work on the hold of the call, and answer what it returns; 0: the hold is gone, -1: unknown account.
+local function on_hold(keys, args, change)
   local plan = plan_of(args[3])
   local account = account_open(keys, args, plan)
   if not account then
@@ -821,84 +819,82 @@ local function extend(keys, args)
   end
   local code = 0
   if account.hold_bytes then
-    local hold = hold_read(account.hold_bytes)
-    for index, field in ipairs(names_of(hold.names)) do
-      local log, known, at = log_of(account, field), told(plan, args, field), 1 + 2 * index
-      if log and known then
-        local held = math.max(hold[at], known)
-        log_hold(log, held - hold[at])
-        hold[at], hold[at + 1] = held, math.max(hold[at + 1], known)
-      end
-    end
-    hold[1] = account.now + tonumber(args[4])
-    hold_put(account, hold)
-    code = 1
+    code = change(account, plan, args, hold_read(account.hold_bytes))
   end
   account_save(account)
   return code
+end
+
+local function hold_renew(account, args, hold)
+  hold[1] = account.now + tonumber(args[4])
+  hold_put(account, hold)
+end
+
+local function hold_extend(account, plan, args, hold)
+  for index, field in ipairs(names_of(hold.names)) do
+    local log, known, at = log_of(account, field), told(plan, args, field), 1 + 2 * index
+    if log and known then
+      local held = math.max(hold[at], known)
+      log_hold(log, held - hold[at])
+      hold[at], hold[at + 1] = held, math.max(hold[at + 1], known)
+    end
+  end
+  hold_renew(account, args, hold)
+  return 1
+end
+
+local function hold_grow(account, plan, args, hold)
+  logs_age(account, plan)
+  local names = names_of(hold.names)
+  for index, field in ipairs(names) do
+    local want, held = told(plan, args, field), hold[1 + 2 * index]
+    if want and want > held then
+      local log = log_of(account, field)
+      if log_used(log) + log.held + want - held > plan.lines[plan.index[field]].capacity then
+        return 2
+      end
+    end
+  end
+  for index, field in ipairs(names) do
+    local want, at = told(plan, args, field), 1 + 2 * index
+    if want and want > hold[at] then
+      log_hold(log_of(account, field), want - hold[at])
+      hold[at] = want
+    end
+  end
+  hold_renew(account, args, hold)
+  return 1
+end
+
+local function hold_release(account, _, _, hold)
+  for index, field in ipairs(names_of(hold.names)) do
+    local log = log_of(account, field)
+    if log then
+      log_hold(log, -hold[1 + 2 * index])
+    end
+  end
+  hold_drop(account)
+  return 1
+end
+
+-- Renew the hold's life, and note what is known: never less than before, and held where it exceeds the hold.
+-- ARGV 4: life in ms; 5...: known amounts, one per limit of the plan.
+-- Answers 1, or as on_hold does.
+local function extend(keys, args)
+  return on_hold(keys, args, hold_extend)
 end
 
 -- Raise the holds to what is wanted and renew them, if every limit has room for the difference; else do nothing.
 -- ARGV 4: life in ms; 5...: wanted amounts, one per limit of the plan.
--- Answers 1 granted, 2 refused, or 0: the hold is gone, or -1: unknown account.
+-- Answers 1 granted, 2 refused, or as on_hold does.
 local function grow(keys, args)
-  local plan = plan_of(args[3])
-  local account = account_open(keys, args, plan)
-  if not account then
-    return -1
-  end
-  local code = 0
-  if account.hold_bytes then
-    code = 1
-    logs_age(account, plan)
-    local hold = hold_read(account.hold_bytes)
-    local names = names_of(hold.names)
-    for index, field in ipairs(names) do
-      local want, held = told(plan, args, field), hold[1 + 2 * index]
-      if want and want > held then
-        local log = log_of(account, field)
-        if log_used(log) + log.held + want - held > plan.lines[plan.index[field]].capacity then
-          code = 2
-        end
-      end
-    end
-    if code == 1 then
-      for index, field in ipairs(names) do
-        local want, at = told(plan, args, field), 1 + 2 * index
-        if want and want > hold[at] then
-          log_hold(log_of(account, field), want - hold[at])
-          hold[at] = want
-        end
-      end
-      hold[1] = account.now + tonumber(args[4])
-      hold_put(account, hold)
-    end
-  end
-  account_save(account)
-  return code
+  return on_hold(keys, args, hold_grow)
 end
 
 -- Give the hold back; what was stamped at admission stays used.
--- Answers 1, or 0: the hold is gone, or -1: unknown account.
+-- Answers 1, or as on_hold does.
 local function release(keys, args)
-  local account = account_open(keys, args, plan_of(args[3]))
-  if not account then
-    return -1
-  end
-  local code = 0
-  if account.hold_bytes then
-    local hold = hold_read(account.hold_bytes)
-    for index, field in ipairs(names_of(hold.names)) do
-      local log = log_of(account, field)
-      if log then
-        log_hold(log, -hold[1 + 2 * index])
-      end
-    end
-    hold_drop(account)
-    code = 1
-  end
-  account_save(account)
-  return code
+  return on_hold(keys, args, hold_release)
 end
 
 -- Return the states. ARGV 2 is ''. Answers as admit does, status 1.

@@ -54,7 +54,7 @@ async def replay_month(
     holders = await entries.holders(month, account)
     _check_tiers(proposal, holders)
     months = Months()
-    allowances = Allowances(months)
+    allowances = Allowances()
     total, done = sum(holder.calls for holder in holders), 0
     reports: list[AccountReport] = []
     progress(done, total)

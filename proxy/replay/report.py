@@ -20,10 +20,6 @@ class Peak(msgspec.Struct, frozen=True):
         """Its share of the limit in thousandths, rounded up."""
         return -(-self.amount * 1000 // self.capacity)
 
-    def exceeds(self, other: "Peak | None") -> bool:
-        """Whether it is the larger share of the two."""
-        return other is None or self.amount * other.capacity > other.amount * self.capacity
-
 
 class Sums(msgspec.Struct, frozen=True):
     """What became of some calls.

@@ -99,7 +99,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self.deadline = 0.0
         self.idle_since = 0.0
-        self.exchanges = 0
         self.reading_paused = False
         self._on_stall: Callable[[], None] | None = None
         self._uploading = False  # a request of which more is to be sent
@@ -113,11 +112,6 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether it can still carry an exchange."""
         return self._transport is not None and not self._transport.is_closing()
 
-    @property
-    def has_received(self) -> bool:
-        """Whether any byte of the present answer has come: from then on a call must not be sent again elsewhere."""
-        return self._received
-
     def begin(self, sink: Sink, request: bytes, first_byte_s: float, idle_s: float) -> None:
         """Send a request and report its answer to ``sink``; waits are bounded, in seconds of silence.
 
@@ -128,7 +122,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._sink = sink
         self._received = False
         self._idle_s = idle_s
-        self.exchanges += 1
         self.deadline = self._clock() + first_byte_s
         self._transport.write(request)
 

@@ -282,11 +282,6 @@ class Relay:
         """The collected answer."""
         return self._body[0] if len(self._body) == 1 else b"".join(self._body)
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether the client has been sent the head of an answer that is relayed as it comes."""
-        return self.streaming and not self._pending_head
-
     def over(self) -> "asyncio.Future[None]":
         """Return what is done when the answer is whole or has failed; to be asked for again after a cancellation."""
         self._finished = finished = asyncio.get_running_loop().create_future()

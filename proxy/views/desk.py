@@ -98,7 +98,7 @@ class Views:
         self._is_degraded = is_degraded
         self._read_s = read_s
         self._months = Months()
-        self._allowances = Allowances(self._months)
+        self._allowances = Allowances()
         self._models = ModelBodies()
         self._pace = Pace(clock)
         self._reading = 0

@@ -74,7 +74,7 @@ def test_whoever_leaves_is_skipped_and_its_account_keeps_its_turn():
     assert order.remove(last)
     assert not order.remove(last)
     assert not order.remove(Call("nobody", 3))
-    assert order.remove(next(call for call in (second,)))
+    assert order.remove(second)
     assert names(taken(order)) == "ab"
     assert not order
 
@@ -124,6 +124,17 @@ class Model:
         self.calls = []
         self.served_since: dict[tuple[str, int], Counter] = {}
 
+    @classmethod
+    def after(cls, events):
+        """Return what is left when these events have happened."""
+        model = cls()
+        for kind, *details in events:
+            if kind == "add":
+                model.add(*details)
+            elif kind == "take" and model.calls:
+                model.take()
+        return model
+
     def add(self, account, priority):
         call = Call(account, priority, len(self.calls))
         if not self.of(account, priority):
@@ -171,12 +182,7 @@ def test_priority_is_strict_turns_are_fair_and_accounts_are_first_come_first_ser
 
 @given(EVENTS, ACCOUNTS, st.integers(0, 2))
 def test_who_gives_way_is_what_a_look_at_all_of_them_says(events, account, priority):
-    model = Model()
-    for kind, *details in events:
-        if kind == "add":
-            model.add(*details)
-        elif kind == "take" and model.calls:
-            model.take()
+    model = Model.after(events)
     found = model.order.gives_way(account, priority)
     lowest = min((call.priority for call in model.calls), default=None)
     if lowest is None or lowest > priority:
@@ -194,12 +200,7 @@ def test_who_gives_way_is_what_a_look_at_all_of_them_says(events, account, prior
 
 @given(EVENTS, ACCOUNTS, st.integers(0, 2))
 def test_no_more_go_ahead_of_a_new_call_than_it_is_told(events, account, priority):
-    model = Model()
-    for kind, *details in events:
-        if kind == "add":
-            model.add(*details)
-        elif kind == "take" and model.calls:
-            model.take()
+    model = Model.after(events)
     told = model.order.ahead_of(account, priority)
     call = Call(account, priority)
     model.order.add(call)

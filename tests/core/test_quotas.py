@@ -12,7 +12,7 @@ from proxy.core.limit_names import LIMIT_NAMES, model_of_scope, scope_of_model
 from proxy.core.limits import UNLIMITED, Admission, LimitKind, LimitState, Measure
 from proxy.core.quotas import UNLIMITED_NANO, UNLIMITED_PICO, Allowance, key_limits_of, limits_of, model_limits_of
 from proxy.limiter.commands import Plan
-from proxy.months import Month, Months
+from proxy.months import Month
 
 NOW_MS = 1_795_000_000_000
 ENDS_MS = 1_796_000_000_000
@@ -118,18 +118,13 @@ def test_what_is_unlimited_is_counted_on_and_not_shown():
 
 
 @pytest.fixture
-def months():
-    return Months()
+def allowances():
+    return Allowances()
 
 
-@pytest.fixture
-def allowances(months):
-    return Allowances(months)
-
-
-def test_what_has_no_limits_of_its_own_shares_the_tiers_allowance(months, allowances):
-    shared = months.allowance(TIER, MONTH)
-    assert allowances.of(principal(), None, TIER, MONTH, NOW_MS) is shared
+def test_what_has_no_limits_of_its_own_shares_the_tiers_allowance(allowances):
+    shared = allowances.of(principal(), None, TIER, MONTH, NOW_MS)
+    assert shared.limits == limits_of(TIER, MONTH.name, MONTH.ends_ms)
     assert allowances.of(principal(account="acc_b"), PLAIN, TIER, MONTH, NOW_MS) is shared
 
 

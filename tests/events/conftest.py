@@ -4,8 +4,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.ledger.database import Database
-from proxy.ledger.migrations import migrate
 from tests.events.receiver import Receiver, receiving
 from tests.ledger.support import Clock
 
@@ -13,14 +11,6 @@ from tests.ledger.support import Clock
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    await migrate(database_url)
-    opened = Database.open(database_url)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

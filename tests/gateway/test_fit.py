@@ -20,12 +20,6 @@ def limited(folder, hour=100):
     return write_config(folder, tiers=(HOUR, f"output_tokens_hour: {hour}"))
 
 
-@pytest.fixture(params=["memory", "redis"])
-def stores(request):
-    """Each of the limiter's stores."""
-    return {"TOLLGATE_REDIS_URL": request.getfixturevalue("redis_url")} if request.param == "redis" else {}
-
-
 def sent(stack):
     return json.loads(stack.cluster.seen[-1].body)
 
@@ -38,8 +32,8 @@ async def spend(stack, tokens, **more):
 # What is lowered, and how it is said
 
 
-async def test_a_call_that_has_no_room_gets_what_remains_and_is_told_so(tmp_path, stores):
-    async with running(tmp_path, config=limited(tmp_path), environ=stores) as stack:
+async def test_a_call_that_has_no_room_gets_what_remains_and_is_told_so(tmp_path, store):
+    async with running(tmp_path, config=limited(tmp_path), environ=store) as stack:
         await spend(stack, 60)
         status, body, headers = await stack.ask(chat("SIM:tokens=90", max_tokens=90), headers=FIT)
         assert (status, headers[LOWERED], headers[LARGEST]) == (200, "lowered", "40")
@@ -52,8 +46,8 @@ async def test_a_call_that_has_no_room_gets_what_remains_and_is_told_so(tmp_path
         assert (headers["X-RateLimit-Bound"], headers[LARGEST]) == ("output_tokens_hour", "0")
 
 
-async def test_a_stream_says_it_in_its_head(tmp_path, stores):
-    async with running(tmp_path, config=limited(tmp_path), environ=stores) as stack:
+async def test_a_stream_says_it_in_its_head(tmp_path, store):
+    async with running(tmp_path, config=limited(tmp_path), environ=store) as stack:
         await spend(stack, 60)
         async with stack.post(chat("SIM:tokens=90", max_tokens=90, stream=True), headers=FIT) as answer:
             assert (answer.status, answer.headers[LOWERED], answer.headers[LARGEST]) == (200, "lowered", "40")
@@ -117,16 +111,16 @@ async def test_completions_of_both_kinds_fit_too(tmp_path, asked):
         assert sent(stack)["max_tokens"] == 40
 
 
-async def test_a_call_larger_than_the_whole_limit_fits_as_well(tmp_path, stores):
-    async with running(tmp_path, config=limited(tmp_path), environ=stores) as stack:
+async def test_a_call_larger_than_the_whole_limit_fits_as_well(tmp_path, store):
+    async with running(tmp_path, config=limited(tmp_path), environ=store) as stack:
         status, _, headers = await stack.ask(chat("SIM:tokens=500", max_completion_tokens=500), headers=FIT)
         assert (status, headers[LARGEST]) == (200, "100")
         assert sent(stack)["max_completion_tokens"] == 100
 
 
-async def test_at_the_end_of_a_months_money_a_call_gets_what_it_can_pay_for_and_not_a_token_more(tmp_path, stores):
+async def test_at_the_end_of_a_months_money_a_call_gets_what_it_can_pay_for_and_not_a_token_more(tmp_path, store):
     config = write_config(tmp_path, tiers=("monthly_limit: 1000", "monthly_limit: 0.01"))
-    async with running(tmp_path, config=config, environ=stores) as stack:
+    async with running(tmp_path, config=config, environ=store) as stack:
         await spend(stack, 500)
         status, _, headers = await stack.ask(chat("SIM:tokens=900", max_tokens=900), headers=FIT)
         assert (status, headers[LOWERED]) == (200, "lowered")
@@ -217,8 +211,8 @@ async def test_when_the_input_alone_costs_more_than_the_month_has_nothing_fits_e
 # Together
 
 
-async def test_calls_at_the_same_time_share_what_remains_and_never_pass_it(tmp_path, stores):
-    async with running(tmp_path, config=limited(tmp_path, 1000), environ=stores) as stack:
+async def test_calls_at_the_same_time_share_what_remains_and_never_pass_it(tmp_path, store):
+    async with running(tmp_path, config=limited(tmp_path, 1000), environ=store) as stack:
         asked = [stack.ask(chat("SIM:tokens=300", max_tokens=300), headers=FIT) for _ in range(20)]
         answers = await asyncio.gather(*asked)
         usage = await stack.usage()
@@ -284,8 +278,8 @@ async def test_a_refusal_says_when_and_how_much_in_numbers_that_hold(tmp_path):
         assert (await stack.ask(chat(max_tokens=1)))[0] == 200
 
 
-async def test_what_a_refusal_says_would_fit_does_and_one_token_more_does_not(tmp_path, stores):
-    async with running(tmp_path, config=limited(tmp_path), environ=stores) as stack:
+async def test_what_a_refusal_says_would_fit_does_and_one_token_more_does_not(tmp_path, store):
+    async with running(tmp_path, config=limited(tmp_path), environ=store) as stack:
         await spend(stack, 60)
         _, _, headers = await stack.ask(chat("SIM:tokens=90", max_tokens=90))
         fit = int(headers[LARGEST])

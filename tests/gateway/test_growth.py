@@ -4,7 +4,6 @@ import asyncio
 import json
 
 import openai
-import pytest
 
 from proxy.core.catalogue import Engine
 from proxy.core.growing import Growing
@@ -23,14 +22,6 @@ LIMIT = 2000
 CAP = 1000
 WHOLE = b"".join(told(200))
 TEXTS = ("content", "reasoning", "reasoning_content")
-
-
-@pytest.fixture(params=["memory", "redis"])
-def store(request):
-    """Environment of each kind of limiter."""
-    if request.param == "memory":
-        return {}
-    return {"TOLLGATE_REDIS_URL": request.getfixturevalue("redis_url")}
 
 
 def configured(folder, *, guarantee="strict", patience_s=0.3, limit=LIMIT):

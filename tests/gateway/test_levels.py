@@ -24,17 +24,6 @@ BOUND = "X-RateLimit-Bound"
 SHADOW = "X-RateLimit-Shadow"
 
 
-@pytest.fixture(params=["embedded", "redis and postgresql"])
-def stores(request):
-    """Each kind of stores."""
-    if request.param == "embedded":
-        return {}
-    return {
-        "TOLLGATE_REDIS_URL": request.getfixturevalue("redis_url"),
-        "TOLLGATE_DATABASE_URL": request.getfixturevalue("postgres_database"),
-    }
-
-
 def of_model(folder, *lines):
     """A configuration in which one model has limits."""
     head = f"  {SCARCE}: # reads images\n"

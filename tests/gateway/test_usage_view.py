@@ -36,14 +36,10 @@ NOT_FOUND = {
 }
 
 
-@pytest.fixture(params=["embedded", "redis and postgresql"])
-async def stack(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[Stack]:
+@pytest.fixture
+async def stack(stores, tmp_path) -> AsyncIterator[Stack]:
     """A proxy, once with each kind of stores."""
-    environ = {}
-    if request.param != "embedded":
-        environ["TOLLGATE_REDIS_URL"] = request.getfixturevalue("redis_url")
-        environ["TOLLGATE_DATABASE_URL"] = request.getfixturevalue("postgres_database")
-    async with running(tmp_path, environ=environ) as stack:
+    async with running(tmp_path, environ=stores) as stack:
         yield stack
 
 

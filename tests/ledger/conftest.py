@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from proxy.ledger.database import Database
-from proxy.ledger.migrations import migrate
 from proxy.ledger.outbox import Outbox
 from proxy.ledger.store import Ledger
 from tests.ledger.support import Clock
@@ -15,14 +14,6 @@ from tests.ledger.support import Clock
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    await migrate(database_url)
-    opened = Database.open(database_url)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """Both limiters, behind one name: every test of the contract runs against each."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ from proxy.core.limits import Limit
 from proxy.limiter import RecordingLimiter, SeedLoader
 from proxy.limiter.memory import MemoryLimiter
 from proxy.limiter.redis import RedisLimiter
+from tests.limiter.own_redis import Server
 from tests.limiter.support import Clock, new_account
 
 Make = Callable[..., RecordingLimiter]
@@ -24,6 +26,13 @@ def clock() -> Clock:
 @pytest.fixture
 def account() -> str:
     return new_account()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    yield server
+    server.close()
 
 
 class _Soon:

@@ -1,7 +1,6 @@
 """What the limiter costs, counted in commands and bytes: of accounts, windows and history it is independent."""
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
@@ -9,17 +8,10 @@ import pytest
 from proxy.core.limits import Limit
 from proxy.limiter.redis import RedisLimiter
 from tests.limiter.measure import BIG
+from tests.limiter.own_redis import Server
 from tests.limiter.support import Clock, budget, requests, window
-from tests.limiter.test_redis_faults import Server
 
 OUTER = ("cmdstat_fcall", "cmdstat_config|resetstat")
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path)
-    yield server
-    server.close()
 
 
 @pytest.fixture

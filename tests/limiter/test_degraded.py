@@ -14,8 +14,8 @@ from proxy.limiter.degraded import DegradedLimiter
 from proxy.limiter.memory import MemoryLimiter
 from proxy.limiter.redis import RedisLimiter
 from proxy.limiter.seeding import LedgerUnavailableError
+from tests.limiter.own_redis import Server
 from tests.limiter.support import Clock, budget, requests, window
-from tests.limiter.test_redis_faults import Server
 
 TOKENS = window("tokens", 100, 60, 5)
 LIMITS = (TOKENS, requests(40), budget(1000))

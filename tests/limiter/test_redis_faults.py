@@ -2,11 +2,8 @@
 
 import asyncio
 import hashlib
-import os
-import signal
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,55 +13,13 @@ import uvloop
 from proxy.limiter import LimiterUnavailableError, Seed, library
 from proxy.limiter.redis import RedisLimiter
 from tests.limiter.measure import BIG, fill
+from tests.limiter.own_redis import Server
 from tests.limiter.support import START_MS, Clock, budget, new_account, requests, window
 from tests.support.services import free_port, redis_server
 
 TOKENS = window("tokens", 100, 60, 5)
 MONTH = budget(10_000)
 LIMITS = (TOKENS, requests(10_000), MONTH)
-
-
-class Server:
-    """A Redis of one's own, that can be stalled, killed and started again, empty."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.folder, self.options, self.port = folder, options, free_port()
-        self._running = ExitStack()
-        self.start()
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        self._running.enter_context(redis_server(self.folder, self.port, *self.options))
-        with self.client() as client:
-            self.pid = int(client.info("server")["process_id"])
-
-    def client(self) -> "redis.Redis[bytes]":
-        return redis.Redis(port=self.port)
-
-    def stall(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
-
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-        self._running.close()
-
-    def close(self) -> None:
-        with suppress(ProcessLookupError):
-            self.go_on()
-        self._running.close()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path)
-    yield server
-    server.close()
 
 
 @pytest.fixture

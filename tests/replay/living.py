@@ -77,7 +77,7 @@ class Life:
         self._now_ms = 0
         self._limiter = MemoryLimiter(lambda: self._now_ms, hold_ttl_ms=10**9)
         self._months = Months()
-        self._allowances = Allowances(self._months)
+        self._allowances = Allowances()
         self._flights: list[tuple[int, str, Allowance, Entry]] = []
 
     async def live(self, from_ms: int, until_ms: int, mean_ms: int) -> None:

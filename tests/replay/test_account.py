@@ -44,7 +44,7 @@ def replay_of(own: Tier = FREE, /, **changes) -> AccountReplay:
     holder = Holder(Account("acc", "acme", "t"), OCTOBER_MS, 1, ("t",))
     made = {"tiers": {"t": own}, "rating": Rating(PriceBook((OLD,))), "models": MODELS, **changes}
     months = Months()
-    return AccountReplay(Proposal(**made), holder, "2026-10", Allowances(months), months)
+    return AccountReplay(Proposal(**made), holder, "2026-10", Allowances(), months)
 
 
 def replayed(calls: list[SettledCall], own: Tier = FREE, /, **changes) -> AccountReport:

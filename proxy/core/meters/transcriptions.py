@@ -37,13 +37,6 @@ class Heard(msgspec.Struct):
     error: Any = None
 
 
-class _DurationUsage(msgspec.Struct):
-    """Usage that tells seconds, in whatever it is decoded: numbers of tokens are no duration."""
-
-    type: str
-    seconds: Raw
-
-
 _decode: Final = msgspec.json.Decoder(Heard).decode
 _decode_text: Final = msgspec.json.Decoder(str).decode
 
