@@ -13,6 +13,8 @@ from msgspec import Meta
 
 from proxy.core.calls import Terms
 from proxy.core.catalogue import Model, Tier, Upstream
+from proxy.core.invoicing.terms import InvoicingTerms
+from proxy.core.parties import Seller
 from proxy.core.pricing import PriceBook
 from proxy.core.webhooks import Webhook
 from proxy.settings.mistakes import masked
@@ -265,6 +267,8 @@ class Settings(msgspec.Struct, frozen=True):
         upstreams: by name.
         terms: what of this preparing a call needs.
         webhook: where events are sent; None: nowhere.
+        seller: who issues invoices; None: there is no seller.yaml.
+        invoicing: the seller's terms.
     """
 
     proxy: ProxySettings
@@ -274,3 +278,5 @@ class Settings(msgspec.Struct, frozen=True):
     upstreams: dict[str, Upstream]
     terms: Terms
     webhook: Webhook | None = None
+    seller: Seller | None = None
+    invoicing: InvoicingTerms = InvoicingTerms()

@@ -15,8 +15,9 @@ from sqlalchemy import inspect, text
 from proxy.ledger import migrations
 from proxy.ledger.database import Database
 from proxy.ledger.errors import LedgerRefusedError, LedgerSchemaError, LedgerUnavailableError
+from proxy.ledger.invoice_schema import metadata
 from proxy.ledger.migrations import migrate
-from proxy.ledger.schema import accounts, metadata
+from proxy.ledger.schema import accounts
 from tests.support.services import free_port
 
 

@@ -5,7 +5,7 @@ For ``alembic revision`` and the like pass a connection in ``config.attributes``
 
 from alembic import context
 
-from proxy.ledger.schema import metadata
+from proxy.ledger.invoice_schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
