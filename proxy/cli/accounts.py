@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Column, Table
 
+from proxy.cli.buyers import buyer
 from proxy.cli.ledger_session import (
     EUROS,
     config_option,
@@ -40,6 +41,9 @@ prepaid_option: Final = click.option(
 @click.group()
 def accounts() -> None:
     """Create accounts and look at them."""
+
+
+accounts.add_command(buyer)
 
 
 @accounts.command()
