@@ -8,12 +8,14 @@ import importlib
 from collections.abc import Awaitable, Callable
 from typing import BinaryIO, Final
 
-from proxy.billing.exports.request import ExportRequest, Format
+from proxy.billing.exports.request import ExportRequest, Format, Written
 
 
-def _written_by(module: str, function: str) -> Callable[[ExportRequest, BinaryIO], Awaitable[None]]:
-    async def write(request: ExportRequest, out: BinaryIO) -> None:
-        await getattr(importlib.import_module(f"proxy.billing.exports.{module}"), function)(request, out)
+def _written_by(module: str, function: str) -> Callable[[ExportRequest, BinaryIO], Awaitable[Written | None]]:
+    async def write(request: ExportRequest, out: BinaryIO) -> Written | None:
+        writer = getattr(importlib.import_module(f"proxy.billing.exports.{module}"), function)
+        written: Written | None = await writer(request, out)
+        return written
 
     return write
 

@@ -24,6 +24,7 @@ class ExportRequest(msgspec.Struct, frozen=True):
         tiers: by id, for what is told of an account's tier.
         seller: who sells; None: seller.yaml is missing.
         invoicing: the seller's terms.
+        made_ms: when it is made, Unix milliseconds: told only by formats that are for people.
         advanced: called now and then with how many rows are done, and how many there are.
     """
 
@@ -33,7 +34,15 @@ class ExportRequest(msgspec.Struct, frozen=True):
     tiers: Mapping[str, Tier]
     seller: Seller | None
     invoicing: InvoicingTerms
+    made_ms: int = 0
     advanced: Callable[[int, int], None] = lambda _done, _all: None
+
+
+class Written(msgspec.Struct, frozen=True):
+    """What an export holds: how many rows, and the exact sum of their euros in pico-euros."""
+
+    rows: int
+    total_pico: int
 
 
 class ExportRefusedError(Exception):
@@ -47,12 +56,14 @@ class Format(msgspec.Struct, frozen=True):
         name: as ``--format`` names it.
         suffix: of its files, ``.csv``.
         media_type: of a download.
-        write: writes it; raises ``ExportRefusedError`` before the first byte, or ``LedgerUnavailableError``.
+        write: writes it, from the first byte to the last and never back, and says what it holds (None: it does not
+            say). It blocks: it runs in a process of its own. Raises ``ExportRefusedError`` before the first byte, or
+            ``LedgerUnavailableError``.
         title: one line for the help.
     """
 
     name: str
     suffix: str
     media_type: str
-    write: Callable[[ExportRequest, BinaryIO], Awaitable[None]]
+    write: Callable[[ExportRequest, BinaryIO], Awaitable[Written | None]]
     title: str
