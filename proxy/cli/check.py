@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from proxy.clock import unix_ms
 from proxy.core.catalogue import Model
 from proxy.core.money import euros_text
+from proxy.core.parties import Seller
 from proxy.core.pricing import PriceBook
 from proxy.settings.checks import instant_text
 from proxy.settings.loader import load_settings
@@ -53,6 +54,7 @@ def _print_summary(settings: Settings, config_dir: Path) -> None:
         "limits in": masked(proxy.redis_url) if proxy.redis_url else "memory (no redis_url)",
         "ledger in": masked(proxy.database_url) if proxy.database_url else f"SQLite in {proxy.state_dir}",
         "prices": _prices_text(settings.prices, unix_ms()),
+        "seller": _seller_text(settings.seller),
     }
     for name, value in facts.items():
         console.print(f"{name:<10} {value}", markup=False)
@@ -66,6 +68,13 @@ def _prices_text(prices: PriceBook, now_ms: int) -> str:
     coming = [version for version in prices.versions if version.effective_from_ms > now_ms]
     waiting = ", ".join(f"{version.id} from {instant_text(version.effective_from_ms)}" for version in coming)
     return f"version {prices.version_at(now_ms).id}" + (f"; then {waiting}" if waiting else "")
+
+
+def _seller_text(seller: Seller | None) -> str:
+    if seller is None:
+        return "none (no seller.yaml): no invoices can be issued"
+    specimen = "; a demonstration: every document is marked as a specimen" if seller.demonstration else ""
+    return f"{seller.name}, {seller.legal_form}, SIREN {seller.siren}{specimen}"
 
 
 def _tiers_table(settings: Settings) -> Table:

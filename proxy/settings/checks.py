@@ -27,6 +27,7 @@ from proxy.settings.files import (
     TiersFile,
 )
 from proxy.settings.mistakes import KeyPath, did_you_mean, shown
+from proxy.settings.seller_file import SellerFile
 from proxy.settings.types import ProxySettings
 
 PRICED: Final[Mapping[TariffClass, tuple[UsageType, ...]]] = {
@@ -193,6 +194,29 @@ def check_append_only(document: Document, book: PriceBook, previous: PriceBook, 
         elif present[version.id][1] != version:
             message = f"{version.id!r} has been in force: it may not be changed, a new price is a new version"
             document.add(("versions", present[version.id][0]), message)
+
+
+def check_seller(document: Document, file: SellerFile) -> None:
+    """Check seller.yaml: its identifiers are one company's, and no two series or accounts are the same."""
+    seller = file.seller
+    if not seller.siret.startswith(seller.siren):
+        document.add(("seller", "siret"), f"must begin with the SIREN {seller.siren}")
+    if not seller.vat_number.endswith(seller.siren):
+        document.add(("seller", "vat_number"), f"must end with the SIREN {seller.siren}")
+    _check_distinct(document, ("terms",), file.terms, ("invoice_series", "credit_note_series", "deposit_series"))
+    bookkeeping = file.terms.bookkeeping
+    _check_distinct(document, ("terms", "bookkeeping"), bookkeeping, ("customers", "advances", "sales", "vat"))
+
+
+def _check_distinct(document: Document, path: KeyPath, settings: object, names: Sequence[str]) -> None:
+    """Report a value that two settings have, at the one that is written (a default stands nowhere)."""
+    owners: dict[str, str] = {}
+    for name in names:
+        value: str = getattr(settings, name)
+        owner = owners.setdefault(value, name)
+        if owner != name and document.is_sound((*path, name)) and document.is_sound((*path, owner)):
+            later, earlier = (name, owner) if (*path, name) in document.places else (owner, name)
+            document.add((*path, later), f"{value!r} is that of {earlier} too")
 
 
 def instant_text(instant_ms: int) -> str:

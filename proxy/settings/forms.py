@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from proxy.core.money import PICO_PER_EURO, pico_from_euros, unit_price_pico_from_euros_per_million
+from proxy.settings import identifiers
 
 EUROS_MAX: Final = 9_000_000
 """Largest amount: in nano-euros it must stay below 2**53, where the limiter's store stops being exact."""
@@ -24,6 +25,11 @@ _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 _LISTEN: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
+_SERIES: Final = re.compile(r"[A-Z0-9]{1,8}")
+_JOURNAL: Final = re.compile(r"[A-Z0-9]{1,8}")
+_ACCOUNT_NUMBER: Final = re.compile(r"[0-9]{3}[0-9A-Z]{0,17}")
+_PHONE: Final = re.compile(r"\+?[0-9][0-9 ().-]{3,28}[0-9]")
+_LINE_CHARS_MAX: Final = 200
 _PORT_MAX: Final = 65535
 _ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{1,5}))?")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -89,6 +95,22 @@ def webhook_url(text: str) -> str:
     parts = _split_url(text, ("http", "https"), "a URL such as https://billing.example/tollgate")
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise ValueError("a URL without user, password and fragment")
+    return text
+
+
+def website(text: str) -> str:
+    """Check the address of a company's pages."""
+    expected = "an address such as https://company.example"
+    parts = _split_url(text, ("http", "https"), expected)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(expected)
+    return text
+
+
+def line(text: str) -> str:
+    """Check a text that is printed as it is: one line, with nothing around it."""
+    if not text or not text.isprintable() or text != text.strip() or len(text) > _LINE_CHARS_MAX:
+        raise ValueError(f"a text of one line and at most {_LINE_CHARS_MAX} characters")
     return text
 
 
@@ -166,6 +188,20 @@ FORMS: Final[dict[str, Callable[[str], object]]] = {
     "label": _pattern(_LABEL, "a name of lower-case letters, digits, '_', '-' and '.'"),
     "model_name": _pattern(_MODEL_NAME, "a model name of letters, digits and . _ : / @ + -"),
     "variable": _pattern(_VARIABLE, "the name of an environment variable"),
+    "line": line,
+    "website": website,
+    "phone": _pattern(_PHONE, "a telephone number such as +33 1 23 45 67 89"),
+    "series": _pattern(_SERIES, "one to eight capitals and digits"),
+    "journal": _pattern(_JOURNAL, "one to eight capitals and digits"),
+    "account_number": _pattern(_ACCOUNT_NUMBER, "an account such as 411000, which begins with three digits"),
+    "siren": identifiers.siren,
+    "siret": identifiers.siret,
+    "french_vat_number": identifiers.french_vat_number,
+    "iban": identifiers.iban,
+    "bic": identifiers.bic,
+    "country": identifiers.country,
+    "email": identifiers.email,
+    "timezone": identifiers.timezone,
 }
 """Every form by its name."""
 
@@ -182,5 +218,19 @@ FORM_NAMES: Final[dict[str, str]] = {
     "label": "name",
     "model_name": "model name",
     "variable": "variable name",
+    "line": "text of one line",
+    "website": "URL",
+    "phone": "telephone number",
+    "series": "capitals and digits",
+    "journal": "capitals and digits",
+    "account_number": "account number",
+    "siren": "SIREN",
+    "siret": "SIRET",
+    "french_vat_number": "French VAT number",
+    "iban": "IBAN",
+    "bic": "BIC",
+    "country": "country code",
+    "email": "e-mail address",
+    "timezone": "time zone",
 }
 """How the reference calls each form."""

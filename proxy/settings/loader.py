@@ -24,6 +24,7 @@ from proxy.settings.environment import VARIABLES, Environment, checked_api_key, 
 from proxy.settings.files import ModelLimits, ModelsFile, PricesFile, Rates, TiersFile, UpstreamEntry
 from proxy.settings.forms import holds_password
 from proxy.settings.mistakes import Mistake, SettingsError
+from proxy.settings.seller_file import SellerFile, invoicing_terms, seller_of
 from proxy.settings.types import ProxySettings, Settings, WebhookSettings
 from proxy.settings.vocabulary import cl100k_base
 from proxy.settings.walker import read
@@ -34,8 +35,12 @@ FILES: Final[Mapping[str, type[msgspec.Struct]]] = {
     "tiers.yaml": TiersFile,
     "prices.yaml": PricesFile,
     "models.yaml": ModelsFile,
+    "seller.yaml": SellerFile,
 }
-"""Every file of the configuration and its shape. Only proxy.yaml may be left out."""
+"""Every file of the configuration and its shape."""
+
+OPTIONAL: Final = frozenset({"proxy.yaml", "seller.yaml"})
+"""Those that may be left out."""
 
 ONE_UPSTREAM: Final = "upstream"
 """Name of the upstream that TOLLGATE_UPSTREAM makes."""
@@ -96,16 +101,22 @@ class _Loading:
                 checks.check_append_only(document, book, previous, self._now_ms)
         catalogue, upstreams = self._catalogue(models)
         webhook = self._webhook(proxy.webhooks)
+        sale = self._read("seller.yaml", SellerFile)
+        if sale is not None:
+            checks.check_seller(self._documents["seller.yaml"], sale)
         mistakes = [*self._environment.mistakes, *self._misnamed_files()]
         mistakes += [mistake for document in self._documents.values() for mistake in document.mistakes]
         if mistakes:
             raise SettingsError(mistakes)
         terms = Terms(catalogue, proxy.limiter.default_max_tokens, cl100k_base)
-        return Settings(proxy, tiers_by_id(tiers), book, catalogue, upstreams, terms, webhook)
+        settings = Settings(proxy, tiers_by_id(tiers), book, catalogue, upstreams, terms, webhook)
+        if sale is None:
+            return settings
+        return msgspec.structs.replace(settings, seller=seller_of(sale), invoicing=invoicing_terms(sale))
 
     def _read(self, name: str, shape: type[T]) -> T | None:
         document = self._documents[name]
-        node = document.compose(required=name != "proxy.yaml")
+        node = document.compose(required=name not in OPTIONAL)
         return None if node is None else read(document, node, shape)
 
     def _misnamed_files(self) -> list[Mistake]:

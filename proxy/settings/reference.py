@@ -23,7 +23,7 @@ _INTRODUCTION: Final = f"""\
 
 <!-- Generated: change the descriptions in proxy/settings/, then run `python -m proxy.settings.reference`. -->
 
-Tollgate reads one folder, `config` unless `--config DIR` says otherwise. It holds four YAML files:
+Tollgate reads one folder, `config` unless `--config DIR` says otherwise. It holds five YAML files:
 
 | file | what it says | may be left out |
 |---|---|---|
@@ -31,10 +31,11 @@ Tollgate reads one folder, `config` unless `--config DIR` says otherwise. It hol
 | [tiers.yaml](#tiersyaml) | what an account may use, and what it pays up front | no |
 | [prices.yaml](#pricesyaml) | what usage costs, and from when on | no |
 | [models.yaml](#modelsyaml) | which models customers can name, and which servers answer | no |
+| [seller.yaml](#selleryaml) | who issues invoices, and on what terms | yes |
 
 The files that come with Tollgate are sound as they are: they hold the published tiers and prices, and models
 behind the simulated cluster. To put a real server behind them, write its address into `models.yaml`, or set
-`TOLLGATE_UPSTREAM`.
+`TOLLGATE_UPSTREAM`. The company in `seller.yaml` is an invented one: put yours in its place.
 
 ## Checking it
 
@@ -103,6 +104,10 @@ change. Versions are in order of time, and one of them must be in force at the s
     "models.yaml": """\
 To add a model, add its entry, and a server if it has another one; `tollgate check` says whether everything it
 can use has a price. Routes that a model may name: {routes}.
+""",
+    "seller.yaml": """\
+Check digits are checked (SIREN, SIRET, VAT number, IBAN), and that the numbers are one company's; blanks in them do
+not matter. What has been issued keeps what stood here at that time.
 """,
 }
 
@@ -220,6 +225,8 @@ def _bounds_text(kind: inspect.Type) -> str:
 def _default_text(field: inspect.Field) -> str:
     if field.required:
         return "required"
+    if field.default == "":
+        return "none"
     if isinstance(field.default, str | int | float) and not isinstance(field.default, bool):
         return f"`{_engine_text(field.default)}`"
     if isinstance(field.default, bool):

@@ -121,6 +121,8 @@ def _list(document: Document, node: yaml.Node, kind: inspect.VarTupleType, path:
     values = [_walk(document, item, kind.item_type, (*path, at), {}) for at, item in enumerate(node.value)]
     if len(values) < (kind.min_length or 0):
         document.add(path, "expected a list that is not empty", place_of(node.start_mark))
+    if kind.max_length is not None and len(values) > kind.max_length:
+        document.add(path, f"expected a list of at most {kind.max_length}", place_of(node.start_mark))
     document.kept[path] = tuple(at for at, value in enumerate(values) if value is not _WRONG)
     return tuple(value for value in values if value is not _WRONG)
 

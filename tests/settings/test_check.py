@@ -57,3 +57,12 @@ def test_prices_to_come_are_named(tmp_path: Path):
     later = text.partition("\n")[2].replace("2026-01", "2999-01")
     (folder / "prices.yaml").write_text(text + later)
     assert "version 2026-01; then 2999-01 from 2998-12-31T23:00:00+00:00" in run(folder).output
+
+
+def test_who_sells_is_named_and_whether_it_is_a_demonstration(tmp_path: Path):
+    folder = sound_folder(tmp_path)
+    sells = "seller     Compagnie Imaginaire de Démonstration, SAS, SIREN 123456782"
+    assert f"{sells}\n" in run(folder).output
+    assert f"{sells}; a demonstration: every document is marked as a specimen\n" in run(ROOT / "config").output
+    (folder / "seller.yaml").unlink()
+    assert "seller     none (no seller.yaml): no invoices can be issued\n" in run(folder).output

@@ -48,15 +48,15 @@ def test_no_secret_is_quoted(fixture: Path, tmp_path: Path):
 
 def test_mistakes_of_all_files_are_reported_together_in_order(tmp_path: Path):
     folder = sound_folder(tmp_path)
-    for name in ("proxy", "tiers", "prices", "models"):
+    for name in ("proxy", "tiers", "prices", "models", "seller"):
         (folder / f"{name}.yaml").write_text((folder / f"{name}.yaml").read_text() + "colour: red\n")
     reported = mistakes(folder, TOLLGATE_LISTEN="8080")
     assert [line.split(": ")[0] for line in reported] == [
-        "models.yaml:9", "prices.yaml:6", "proxy.yaml:2", "tiers.yaml:8", "environment",
+        "models.yaml:9", "prices.yaml:6", "proxy.yaml:2", "seller.yaml:19", "tiers.yaml:8", "environment",
     ]  # fmt: skip
 
 
-def test_a_missing_file_is_a_mistake_but_for_proxy_yaml(tmp_path: Path):
+def test_a_missing_file_is_a_mistake_but_for_proxy_yaml_and_seller_yaml(tmp_path: Path):
     folder = sound_folder(tmp_path)
     for path in folder.iterdir():
         path.unlink()
