@@ -13,7 +13,7 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -242,26 +242,51 @@ def read_pending(
     Raises:
         OutboxError: the file cannot be read.
     """
+    with _read_beside(path) as connection:
+        return _pending_of(connection, account_id, call_id, entries_max)
+
+
+def read_pending_of_month(
+    path: Path, month: str, account_id: str | None = None, *, entries_max: int | None = None
+) -> list[Entry]:
+    """Return the entries of a billing month, of one account or of all; otherwise as ``read_pending``."""
+    with _read_beside(path) as connection:
+        return _found(
+            connection,
+            f'"month":"{month}"' if account_id is None else account_id,
+            lambda entry: entry.month == month and account_id in {None, entry.account_id},
+            entries_max,
+        )
+
+
+@contextlib.contextmanager
+def _read_beside(path: Path) -> Iterator[sqlite3.Connection]:
     # Without a WAL there is nothing to recover, and an immutable opening leaves no files of our user behind.
     how = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
     with _reading(path), contextlib.closing(_connect(f"{path.absolute().as_uri()}?{how}")) as connection:
-        return _pending_of(connection, account_id, call_id, entries_max)
+        yield connection
 
 
 def _pending_of(
     connection: sqlite3.Connection, account_id: str, call_id: str | None = None, entries_max: int | None = None
 ) -> list[Entry]:
-    # instr spares decoding the groups in which the account, or the call, does not occur at all.
-    wanted = (call_id or account_id).encode()
+    return _found(
+        connection,
+        call_id or account_id,
+        lambda entry: entry.account_id == account_id and call_id in {None, entry.call_id},
+        entries_max,
+    )
+
+
+def _found(
+    connection: sqlite3.Connection, text: str, is_wanted: Callable[[Entry], bool], entries_max: int | None
+) -> list[Entry]:
+    # instr spares decoding the groups in which the account, the call or the month does not occur at all.
     found: list[Entry] = []
-    rows = connection.execute("SELECT body FROM groups WHERE instr(body, ?) ORDER BY seq", (wanted,))
+    rows = connection.execute("SELECT body FROM groups WHERE instr(body, ?) ORDER BY seq", (text.encode(),))
     with contextlib.closing(rows):
         for (body,) in rows:
-            found += [
-                entry
-                for entry in _decode_entries(body)
-                if entry.account_id == account_id and call_id in {None, entry.call_id}
-            ]
+            found += [entry for entry in _decode_entries(body) if is_wanted(entry)]
             if entries_max is not None and len(found) > entries_max:
                 break
     return found
