@@ -30,8 +30,8 @@ def entry_id(entry: Entry) -> EntryId:
     return entry.account_id, entry.month, entry.call_id
 
 
-def row_of(entry: Entry, link: int = 0) -> tuple[str | int | bool, ...]:
-    """Return the values of ``schema.entries``, in the order of its columns."""
+def values_of(entry: Entry) -> tuple[str | int | bool, ...]:
+    """Return the values of ``schema.entries``, in the order of its columns, all but the last: its link."""
     quantities, costs, letters = [0] * len(_TYPES), [0] * len(_TYPES), ["-"] * len(_TYPES)
     for line in entry.charge.lines:
         place = _PLACE[line.usage_type]
@@ -59,7 +59,6 @@ def row_of(entry: Entry, link: int = 0) -> tuple[str | int | bool, ...]:
         entry.charge.total_pico,
         *quantities,
         *costs,
-        link,
     )
 
 

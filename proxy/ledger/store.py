@@ -19,9 +19,10 @@ from proxy.core.limits import Limit, LimitKind
 from proxy.core.pricing import PriceBook
 from proxy.core.usage import TariffClass, UsageType
 from proxy.ledger import prices
+from proxy.ledger.chain import Batch, Chain
 from proxy.ledger.database import Database
 from proxy.ledger.outbox import Outbox
-from proxy.ledger.rows import EntryId, entry_id, entry_of, row_of, sums_of
+from proxy.ledger.rows import EntryId, entry_id, entry_of, sums_of
 from proxy.ledger.schema import calls_monthly, entries, rollups_monthly
 from proxy.ledger.seeds import latest_calls, share_of, spent_nano, window_amounts
 from proxy.ledger.statements import Statements
@@ -79,6 +80,7 @@ class Ledger:
         self._book = book
         self._clock_ms = clock_ms
         self._statements = Statements(postgresql=database.is_postgresql)
+        self._chain = Chain(postgresql=database.is_postgresql)
         self._versions_kept: set[str] = set()
 
     def use_prices(self, book: PriceBook) -> None:
@@ -86,7 +88,7 @@ class Ledger:
         self._book = book
 
     async def insert(self, new: Sequence[Entry]) -> int:
-        """Take entries, all or none, each once: one that is there already changes nothing.
+        """Take entries, all or none, each once, and seal them: one that is there already changes nothing.
 
         Returns:
             How many were new.
@@ -95,19 +97,17 @@ class Ledger:
             LedgerUnavailableError: nothing is known; the same entries may be sent again.
             LedgerRefusedError: at least one of them can never be taken, and none was.
         """
-        # Sorted: the order in which rows are locked is the same for every shipper, so they never deadlock.
-        ordered = sorted(new, key=entry_id)
-        by_id = {entry_id(entry): entry for entry in reversed(ordered)}
+        batch = Batch(new)
         versions = {entry.charge.price_version for entry in new} - self._versions_kept
         async with self._database.write() as connection:
             if versions and self._book is not None:
                 await prices.keep(self._database, connection, self._book, versions, self._clock_ms())
-            rows = await connection.execute(
-                self._statements.insert_entries, {"rows": _json(row_of(entry) for entry in ordered)}
-            )
-            inserted = [by_id[account_id, month, call_id] for account_id, month, call_id in rows]
+            heads = await self._chain.lock(connection, batch.months)
+            rows = await connection.execute(self._statements.insert_entries, {"rows": batch.rows(heads)})
+            inserted = [(account_id, month, call_id) for account_id, month, call_id in rows]
             if inserted:
-                await self._add_rollups(connection, inserted)
+                await self._chain.add(connection, batch.links(heads, inserted, self._clock_ms()))
+                await self._add_rollups(connection, (batch.entries[key] for key in inserted))
         if self._book is not None:  # what it does not know yet is asked for again: a new book is on its way
             self._versions_kept |= versions & {version.id for version in self._book.versions}
         return len(inserted)
