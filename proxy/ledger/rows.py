@@ -11,7 +11,8 @@ from proxy.core.usage import Source, TariffClass, UsageType
 from proxy.ledger import schema
 
 _LETTERS: Final = {Source.REPORTED: "r", Source.MEASURED: "m", Source.ESTIMATED: "e"}
-_SOURCES: Final = {letter: source for source, letter in _LETTERS.items()}
+SOURCES: Final = {letter: source for source, letter in _LETTERS.items()}
+"""Where a quantity comes from, by its letter in ``entries.sources``."""
 _TYPES: Final = tuple(UsageType)
 _PLACE: Final = {usage_type: place for place, usage_type in enumerate(_TYPES)}
 
@@ -73,7 +74,7 @@ def entry_of(row: Mapping[str, Any]) -> Entry:
         if letter != "-":
             amount = row[schema.quantity_column(usage_type)]
             cost = row[schema.cost_column(usage_type)]
-            lines.append(ChargeLine(usage_type, amount, _SOURCES[letter], cost // amount if amount else 0, cost))
+            lines.append(ChargeLine(usage_type, amount, SOURCES[letter], cost // amount if amount else 0, cost))
     return Entry(
         call_id=row["call_id"],
         account_id=row["account_id"],

@@ -21,12 +21,14 @@ def _written_by(module: str, function: str) -> Callable[[ExportRequest, BinaryIO
 
 
 _ALL: Final = (
-    Format("csv", ".csv", "text/csv; charset=utf-8", _written_by("csv", "write_csv"), "a row for each call; RFC 4180"),
+    Format(
+        "csv", ".csv", "text/csv; charset=utf-8", _written_by("delimited", "write_csv"), "a row for each call; RFC 4180"
+    ),
     Format(
         "csv-fr",
         ".csv",
         "text/csv; charset=utf-8",
-        _written_by("csv", "write_csv_fr"),
+        _written_by("delimited", "write_csv_fr"),
         "the same for a French Excel: semicolons and decimal commas",
     ),
     Format("jsonl", ".jsonl", "application/x-ndjson", _written_by("jsonl", "write_jsonl"), "a JSON object a call"),
