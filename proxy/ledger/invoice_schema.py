@@ -2,7 +2,7 @@
 
 What belongs here: tables, keys and indexes, as in schema.py, whose rules hold here too. What does not: statements.
 
-Nothing here is ever changed but the counters (``chain_heads``, ``invoice_series``).
+Nothing here is ever changed but the counters (``chain_heads``, ``invoice_series``): triggers refuse it (schema.py).
 """
 
 from typing import Final

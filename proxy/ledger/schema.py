@@ -10,6 +10,8 @@ engines.
 - Every key of what grows with calls starts with the account and its period, so that it can be partitioned or
   spread.
 - Times are Unix milliseconds (``*_ms``); days and months are text in the account's time zone.
+- Rows of what is never changed are guarded by triggers. They are made by a migration alone (v0005), and no inspection of
+  a schema sees them: a database that was made from ``metadata`` has none.
 """
 
 from typing import Final
@@ -26,8 +28,10 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    TextClause,
     UniqueConstraint,
     false,
+    text,
 )
 
 from proxy.core.usage import UsageType
@@ -45,6 +49,11 @@ BIG: Final = BigInteger().with_variant(Integer(), "sqlite")
 """64 bits on both engines (SQLite's INTEGER has them, and STRICT knows no BIGINT)."""
 
 FLAG: Final = Boolean().with_variant(Integer(), "sqlite")
+
+
+def _where(condition: str) -> dict[str, TextClause]:
+    """Return what makes an index one of some rows only, for both engines."""
+    return {"postgresql_where": text(condition), "sqlite_where": text(condition)}
 
 
 def text_column(name: str, *, nullable: bool = False) -> Column[str]:
@@ -67,11 +76,15 @@ accounts: Final = Table(
     big_column("created_ms"),
     Column("prepaid_only", FLAG, nullable=False, server_default=false()),
     Column("credit_paid_pico", BIG, nullable=False, server_default="0"),
+    text_column("next_tier", nullable=True),
+    big_column("next_tier_ms", nullable=True),
     UniqueConstraint("name"),
     sqlite_strict=True,
 )
-"""``tier`` is the one held now; ``account_tiers`` tells since when, and what came before. ``credit_paid_pico`` is
-the sum of the account's lots, kept beside them so that every replica learns of a purchase with the account."""
+"""``tier`` is held until ``next_tier_ms``, from then on ``next_tier`` is (NULL: no change is planned); nobody writes
+when that instant comes, the next change of a tier does. ``account_tiers`` tells since when, and what came before.
+These columns, and ``credit_paid_pico``, the sum of the account's lots, are kept here so that every replica learns of a
+change with the account."""
 
 account_tiers: Final = Table(
     "account_tiers",
@@ -80,10 +93,16 @@ account_tiers: Final = Table(
     big_column("effective_ms"),
     text_column("tier"),
     text_column("changed_by"),
-    PrimaryKeyConstraint("account_id", "effective_ms"),
+    big_column("decided_ms"),
+    big_column("dropped_ms", nullable=True),
+    text_column("dropped_by", nullable=True),
+    PrimaryKeyConstraint("account_id", "effective_ms", "decided_ms"),
+    Index("uq_account_tiers_standing", "account_id", "effective_ms", unique=True, **_where("dropped_ms IS NULL")),
+    CheckConstraint("dropped_ms < effective_ms", name="dropped_before"),
     sqlite_strict=True,
 )
-"""Append-only: each tier from ``effective_ms`` on, and who set it."""
+"""Append-only: each tier from ``effective_ms`` on, and who decided it when. What was planned and given up before its
+time stays, and says when and by whom (``dropped_ms``); it never held."""
 
 keys: Final = Table(
     "keys",

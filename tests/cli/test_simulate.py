@@ -23,6 +23,7 @@ from proxy.ledger.migrations import migrate
 from proxy.ledger.store import Ledger
 from proxy.settings.loader import load_settings
 from tests.ledger.support import NOON_MS, entry
+from tests.support.tampering import unguard
 
 CONFIG = Path(__file__).parents[2] / "config"
 MONTH = "--month 2026-11"
@@ -304,6 +305,7 @@ def test_a_ledger_of_another_version_is_left_as_it_is(url, folder):
 def test_it_works_beside_a_server_that_writes(url):
     async def beside() -> str:
         database = Database.open(url)
+        await unguard(database, "entries")
         async with database.write() as connection:
             await connection.exec_driver_sql("DELETE FROM entries")
             document = await asyncio.to_thread(as_json, MONTH)

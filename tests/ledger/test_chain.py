@@ -18,14 +18,17 @@ from tests.ledger.support import NOON_MS, charge, entry, rows_of
 from tests.ledger.test_store import some_calls
 
 
+def leaves_of(calls):
+    rows = sorted(calls, key=lambda call: call.call_id)
+    return [(call.call_id, chain.entry_digest(chain.entry_bytes(values_of(call)))) for call in rows]
+
+
 def followed(account_id, month, batches, sealed_ms=NOON_MS):
     """The heads that a month's batches of entries lead to, worked out from the format alone."""
     heads = [""]
     for number, batch in enumerate(batches, 1):
-        rows = sorted(batch, key=lambda call: call.call_id)
-        leaves = [(call.call_id, chain.entry_digest(chain.entry_bytes(values_of(call)))) for call in rows]
-        digest = chain.batch_digest(leaves)
-        heads.append(chain.next_head(heads[-1], account_id, month, number, len(rows), sealed_ms, digest))
+        digest = chain.batch_digest(leaves_of(batch))
+        heads.append(chain.next_head(heads[-1], account_id, month, number, len(batch), sealed_ms, digest))
     return heads[1:]
 
 

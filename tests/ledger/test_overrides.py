@@ -20,6 +20,7 @@ from proxy.ledger.overrides import Overrides
 from proxy.ledger.schema import entries, limit_overrides
 from proxy.ledger.store import Ledger
 from tests.ledger.support import NOON_MS, entry, rows_of
+from tests.support.tampering import unguard
 
 HOUR = Overridable.OUTPUT_TOKENS_HOUR
 REQUESTS = Overridable.REQUESTS
@@ -238,6 +239,7 @@ async def test_sums_that_64_bits_do_not_hold_are_exact(ledger, keys, account, da
     new = await keys.create("acme", limits={MONTHLY: 10**12})
     calls = [used(new.key.id, 5, 0, account_id=account.id) for _ in range(3)]
     await ledger.insert(calls)
+    await unguard(database, "entries")
     async with database.write() as connection:
         await connection.execute(update(entries).values(cost_pico=2**63 - 1))
     seed = await ledger.seed(account.id, key_limits_of(new.key.limits, "2026-11", NOON_MS + 10**9))
