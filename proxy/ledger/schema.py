@@ -10,8 +10,8 @@ engines.
 - Every key of what grows with calls starts with the account and its period, so that it can be partitioned or
   spread.
 - Times are Unix milliseconds (``*_ms``); days and months are text in the account's time zone.
-- Rows of what is never changed are guarded by triggers. They are made by a migration alone (v0005), and no inspection of
-  a schema sees them: a database that was made from ``metadata`` has none.
+- Triggers guard the rows of what is never changed. A migration alone makes them (v0005), and no inspection of a schema
+  sees them: a database that was made from ``metadata`` has none.
 """
 
 from typing import Final
