@@ -10,8 +10,9 @@ import msgspec
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from proxy.clock import unix_ms
 from proxy.core.parties import Buyer
-from proxy.ledger.accounts import find_account, now_ms
+from proxy.ledger.accounts import find_account
 from proxy.ledger.buyer_checks import checked
 from proxy.ledger.database import Database
 from proxy.ledger.errors import RefusedChangeError
@@ -40,7 +41,7 @@ class Buyers:
     Every method raises ``LedgerUnavailableError`` when the database does not answer.
     """
 
-    def __init__(self, database: Database, clock_ms: Callable[[], int] = now_ms) -> None:
+    def __init__(self, database: Database, clock_ms: Callable[[], int] = unix_ms) -> None:
         self._database = database
         self._clock_ms = clock_ms
 

@@ -55,3 +55,7 @@ class CreditConflictError(RefusedChangeError):
 
 class PriceVersionConflictError(RefusedChangeError):
     """A price version that entries were rated with now comes with other prices."""
+
+
+class DamagedError(LedgerError):
+    """What is kept is not what was stored, or contradicts itself; the message says what."""
