@@ -41,6 +41,26 @@ class LotFact(msgspec.Struct, frozen=True):
     deposit: DocumentRef | None = None
 
 
+class DepositFacts(msgspec.Struct, frozen=True):
+    """A lot of credit that has no deposit invoice yet.
+
+    Args:
+        account_id: whose.
+        account_name: as operators know it.
+        tier: title of the tier held now.
+        lot: as it may be drawn.
+        reference: the operator's name for the purchase.
+        bought_day: when it was bought, ``YYYY-MM-DD`` where the account is.
+    """
+
+    account_id: str
+    account_name: str
+    tier: str
+    lot: Lot
+    reference: str
+    bought_day: str
+
+
 class MonthFacts(msgspec.Struct, frozen=True):
     """An account's month, as far as it has not been invoiced.
 
@@ -51,10 +71,10 @@ class MonthFacts(msgspec.Struct, frozen=True):
         month: ``YYYY-MM``.
         used: the month, by item.
         late: earlier months, by item and day: what came after their invoices.
-        lots: in the order in which they were bought, up to the end of the month.
+        lots: all of them, in the order in which they were bought; later ones too: they pay for nothing of before.
         used_by_day: pico-euros by day, of everything that is invoiced by now or by this one: what lots are drawn by.
         invoiced_due_cents: what documents that stand have asked for beyond credit, net, before this one.
-        days: usage by day of the month, each day of it.
+        days: ``used``, by day of the month, each day of it.
         chain: what it covers: its own month first.
     """
 
