@@ -212,7 +212,7 @@ class Invoices:
             row = (await connection.execute(query)).one_or_none()
         if row is None:
             raise UnknownDocumentError(f"there is no document {number!r}")
-        document = _document(row)
+        document = document_of(row)
         for name, content in (("XML", row.xml), ("PDF", row.pdf)):
             if _sha256(content) != getattr(row, f"{name.lower()}_sha256"):
                 raise DamagedError(f"the {name} of {number} is not what was issued: its SHA-256 is another")
@@ -241,7 +241,7 @@ class Invoices:
             query = select(table.number, table.account_id, table.document, table.document_sha256)
             wanted = query.where((table.number == number) | (table.corrects == number))
             rows = (await connection.execute(wanted.order_by(table.issued_ms, table.sequence))).all()
-            found = {row.number: _document(row) for row in rows}
+            found = {row.number: document_of(row) for row in rows}
             if number not in found:
                 raise UnknownDocumentError(f"there is no document {number!r}")
             counted = select(func.count()).where(table.account_id == found[number].account_id)
@@ -292,7 +292,12 @@ def _info(row: Row[*tuple[Any, ...]]) -> DocumentInfo:
     )
 
 
-def _document(row: Row[*tuple[Any, ...]]) -> Invoice:
+def document_of(row: Row[*tuple[Any, ...]]) -> Invoice:
+    """Return what a document says, of a row with its number, text and SHA-256.
+
+    Raises:
+        DamagedError: it is not what was stored.
+    """
     if _sha256(row.document.encode()) != row.document_sha256:
         raise DamagedError(f"the document {row.number} is not what was issued: its SHA-256 is another")
     return msgspec.json.decode(row.document, type=Invoice)
