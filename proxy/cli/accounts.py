@@ -23,11 +23,12 @@ from proxy.cli.ledger_session import (
 )
 from proxy.core.accounts import Account
 from proxy.core.money import euros_text
-from proxy.ledger.accounts import Accounts, TierChange
+from proxy.ledger.accounts import Accounts
 from proxy.ledger.credit import Credit
 from proxy.ledger.database import Database
 from proxy.ledger.location import Location
 from proxy.ledger.lots import CreditLot
+from proxy.ledger.tiers import TierChange
 from proxy.settings.types import Settings
 
 prepaid_option: Final = click.option(
@@ -96,7 +97,7 @@ def list_(as_json: bool, config_dir: Path) -> None:
         return
     table = Table("name", "tier", "time zone", Column("id", min_width=36))
     for account in found:
-        table.add_row(account.name, account.tier, account.timezone, account.id)
+        table.add_row(account.name, _tiers_text(account), account.timezone, account.id)
     Console().print(table)
 
 
@@ -105,7 +106,7 @@ def list_(as_json: bool, config_dir: Path) -> None:
 @json_option
 @config_option
 def show(name: str, as_json: bool, config_dir: Path) -> None:
-    """Show an account: its tiers so far and the credit that was bought."""
+    """Show an account: its tiers so far and to come, and the credit that was bought."""
 
     async def work(database: Database, _: Location) -> tuple[Account, list[TierChange], list[CreditLot]]:
         store = Accounts(database)
@@ -129,10 +130,9 @@ def show(name: str, as_json: bool, config_dir: Path) -> None:
         click.echo(msgspec.json.encode(document))
         return
     prepaid = ", prepaid only" if account.prepaid_only else ""
-    click.echo(f"{account.name} ({account.id}), tier {account.tier}, time zone {account.timezone}{prepaid}")
+    click.echo(f"{account.name} ({account.id}), tier {_tiers_text(account)}, time zone {account.timezone}{prepaid}")
     for change in history:
-        by = f", by {change.changed_by}" if change.changed_by else ""
-        click.echo(f"  {change.tier} since {time_text(change.effective_ms, account.timezone)}{by}")
+        click.echo(f"  {_change_text(change, account)}")
     for lot in lots:
         bought = time_text(lot.bought_ms, account.timezone)
         click.echo(f"  credit {euros_text(lot.amount_pico)} €, {lot.reference}, bought {bought}")
@@ -141,17 +141,39 @@ def show(name: str, as_json: bool, config_dir: Path) -> None:
 @accounts.command("set-tier")
 @click.argument("name")
 @click.argument("tier")
+@click.option(
+    "--when",
+    type=click.Choice(["now", "next-month"]),
+    default="now",
+    show_default=True,
+    help="From now on, or from the first instant of the account's next month on.",
+)
 @config_option
-def set_tier(name: str, tier: str, config_dir: Path) -> None:
-    """Give an account another tier, from now on."""
+def set_tier(name: str, tier: str, when: str, config_dir: Path) -> None:
+    """Give an account another tier."""
     settings = read_settings(config_dir)
     _check_tier(settings, tier)
 
     async def work(database: Database, _: Location) -> Account:
-        return await Accounts(database).set_tier(name, tier, by=operator())
+        store = Accounts(database)
+        change = store.set_tier if when == "now" else store.plan_tier
+        return await change(name, tier, by=operator())
 
     account = with_ledger(settings, work)
-    click.echo(f"Account {account.name} holds {account.tier}.")
+    click.echo(f"Account {account.name} holds {_tiers_text(account)}.")
+
+
+@accounts.command("keep-tier")
+@click.argument("name")
+@config_option
+def keep_tier(name: str, config_dir: Path) -> None:
+    """Give up the change of tier that is planned for an account."""
+
+    async def work(database: Database, _: Location) -> Account:
+        return await Accounts(database).keep_tier(name, by=operator())
+
+    account = with_ledger(read_settings(config_dir), work)
+    click.echo(f"Account {account.name} keeps {account.tier}.")
 
 
 @accounts.command("set")
@@ -169,6 +191,27 @@ def set_(name: str, prepaid_only: bool | None, config_dir: Path) -> None:
     account = with_ledger(read_settings(config_dir), work)
     says = "can spend its credit only" if account.prepaid_only else "is invoiced what goes beyond its credit"
     click.echo(f"Account {account.name} {says}.")
+
+
+def _tiers_text(account: Account) -> str:
+    """Return the tier that is held, and the one that is planned."""
+    if account.planned is None:
+        return account.tier
+    return f"{account.tier}, {account.planned.tier} from {time_text(account.planned.from_ms, account.timezone)}"
+
+
+def _change_text(change: TierChange, account: Account) -> str:
+    since = f"{change.tier} since {time_text(change.effective_ms, account.timezone)}"
+    if change.decided_ms < change.effective_ms:
+        since += f", decided {time_text(change.decided_ms, account.timezone)}"
+    if change.changed_by:
+        since += f", by {change.changed_by}"
+    if change.dropped_ms is None:
+        return (
+            since if account.planned is None or change.effective_ms < account.planned.from_ms else f"to come: {since}"
+        )
+    by = f", by {change.dropped_by}" if change.dropped_by else ""
+    return f"given up: {since}; {time_text(change.dropped_ms, account.timezone)}{by}"
 
 
 def _check_tier(settings: Settings, tier: str) -> None:

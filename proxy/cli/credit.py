@@ -19,12 +19,12 @@ from proxy.cli.ledger_session import (
     LAST_DAY,
     config_option,
     json_option,
-    now_ms,
     operator,
     read_settings,
     time_text,
     with_ledger,
 )
+from proxy.clock import unix_ms
 from proxy.core.accounts import Account
 from proxy.core.calendar import day_of
 from proxy.core.credit import NO_END
@@ -58,7 +58,7 @@ def add(
 
     async def work(database: Database, _: Location) -> tuple[Account, CreditLot, bool]:
         known = await Accounts(database).named(account)
-        last_day = day_of(now_ms() + expires, known.timezone) if isinstance(expires, int) else expires
+        last_day = day_of(unix_ms() + expires, known.timezone) if isinstance(expires, int) else expires
         made = await Credit(database).add(known.id, euros, reference, last_day, note=note, by=operator())
         return known, *made
 
@@ -170,7 +170,7 @@ def _statement(settings: Settings, name: str) -> tuple[Account, Statement]:
         known = await Accounts(database).named(name)
         # Outboxes first: what is shipped in between is then found in the ledger, and counted once.
         pending = [entry for path in location.outboxes() for entry in read_pending(path, known.id)]
-        return known, statement_of(known, await Credit(database).facts(known.id, pending), now_ms())
+        return known, statement_of(known, await Credit(database).facts(known.id, pending), unix_ms())
 
     return with_ledger(settings, work)
 

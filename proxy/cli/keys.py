@@ -16,12 +16,12 @@ from proxy.cli.ledger_session import (
     EXPIRY,
     config_option,
     json_option,
-    now_ms,
     read_settings,
     time_text,
     with_ledger,
 )
 from proxy.cli.numbers import Typed, limit_options, number_document, number_text, numbers_of
+from proxy.clock import unix_ms
 from proxy.core.accounts import Key
 from proxy.core.levels import Overridable
 from proxy.ledger.database import Database
@@ -160,7 +160,7 @@ def _document(info: KeyInfo) -> dict[str, str | int | dict[str, int | str | None
 
 
 def _state(key: Key) -> str:
-    at_ms = now_ms()
+    at_ms = unix_ms()
     if key.revoked_ms is not None:
         return "revoked" if key.revoked_ms <= at_ms else "ending"
     return "valid" if key.is_valid_at(at_ms) else "expired"

@@ -8,7 +8,6 @@ import asyncio
 import getpass
 import os
 import re
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from proxy.clock import unix_ms
 from proxy.core.calendar import zone
 from proxy.core.money import pico_from_euros
 from proxy.ledger.database import Database
@@ -92,11 +92,6 @@ def operator() -> str:
         return f"uid {os.getuid()}"
 
 
-def now_ms() -> int:
-    """Return the time, Unix milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
 def time_text(at_ms: int | None, timezone: str = "UTC") -> str:
     """Return a time for people, to the second, with its offset; empty for None."""
     if at_ms is None:
@@ -146,7 +141,7 @@ class Expiry(click.ParamType[int]):
             return value
         text = str(value)
         if _DURATION.fullmatch(text):
-            return now_ms() + Duration().convert(text, param, ctx)
+            return unix_ms() + Duration().convert(text, param, ctx)
         try:
             moment = datetime.fromisoformat(text)
         except ValueError:

@@ -16,13 +16,13 @@ from proxy.cli.ledger_session import (
     EXPIRY,
     config_option,
     json_option,
-    now_ms,
     operator,
     read_settings,
     time_text,
     with_ledger,
 )
 from proxy.cli.numbers import Typed, limit_options, number_document, number_text, numbers_of
+from proxy.clock import unix_ms
 from proxy.core.calendar import day_bounds_ms
 from proxy.ledger.accounts import Accounts
 from proxy.ledger.database import Database
@@ -146,7 +146,7 @@ def drop(override_id: str, by: str | None, config_dir: Path) -> None:
 def _state(info: OverrideInfo) -> str:
     if info.dropped_ms is not None:
         return "dropped"
-    return "in force" if now_ms() < info.ends_ms else "over"
+    return "in force" if unix_ms() < info.ends_ms else "over"
 
 
 def _document(info: OverrideInfo) -> dict[str, str | int | None]:

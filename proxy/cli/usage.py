@@ -13,7 +13,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from proxy.cli.ledger_session import config_option, json_option, now_ms, read_settings, with_ledger
+from proxy.cli.ledger_session import config_option, json_option, read_settings, with_ledger
+from proxy.clock import unix_ms
 from proxy.core.accounts import Account
 from proxy.core.calendar import is_month, month_of
 from proxy.core.money import euros_text
@@ -36,7 +37,7 @@ def usage(name: str, month: str | None, as_json: bool, config_dir: Path) -> None
 
     async def work(database: Database, location: Location) -> tuple[Account, str, MonthUsage]:
         account = await Accounts(database).named(name)
-        asked = month or month_of(now_ms(), account.timezone)
+        asked = month or month_of(unix_ms(), account.timezone)
         # Outboxes first: what is shipped in between is then found in the ledger, and counted once.
         pending = [entry for path in location.outboxes() for entry in read_pending(path, account.id)]
         return account, asked, await Ledger(database).usage(account.id, asked, pending)

@@ -19,16 +19,24 @@ _CHECK_CHARS: Final = 6
 KEY_CHARS: Final = len(KEY_PREFIX) + _SECRET_CHARS + _CHECK_CHARS
 
 
+class PlannedTier(msgspec.Struct, frozen=True):
+    """The tier that an account will hold from an instant on, Unix milliseconds."""
+
+    tier: str
+    from_ms: int
+
+
 class Account(msgspec.Struct, frozen=True):
     """Who pays.
 
     Args:
         id: ``acc_`` and a UUIDv7 in hex.
         name: unique, chosen by the operator.
-        tier: id of the tier that the account holds.
+        tier: id of the tier that the account holds until ``planned`` comes due.
         timezone: IANA name of the zone whose months it is billed in.
         prepaid_only: whether it can spend its credit only; otherwise what goes beyond it is invoiced.
         credit_paid_pico: all credit that it ever bought, pico-euros: it grows with each purchase.
+        planned: the tier that comes next, which may be due by now: ``at`` tells; None: none.
     """
 
     id: str
@@ -37,6 +45,13 @@ class Account(msgspec.Struct, frozen=True):
     timezone: str = "Europe/Paris"
     prepaid_only: bool = False
     credit_paid_pico: int = 0
+    planned: PlannedTier | None = None
+
+    def at(self, now_ms: int) -> "Account":
+        """Return the account as it is at a time (Unix milliseconds): with the planned tier once that is due."""
+        if self.planned is None or now_ms < self.planned.from_ms:
+            return self
+        return msgspec.structs.replace(self, tier=self.planned.tier, planned=None)
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -72,6 +87,11 @@ class Principal(msgspec.Struct, frozen=True):
     account: Account
     key: Key
     overrides: tuple[Override, ...] = ()
+
+    def at(self, now_ms: int) -> "Principal":
+        """Return who calls as it is at a time: see ``Account.at``."""
+        account = self.account.at(now_ms)
+        return self if account is self.account else msgspec.structs.replace(self, account=account)
 
 
 def _base62(number: int, chars: int) -> str:

@@ -46,7 +46,7 @@ class Watcher:
 
     Args:
         database: migrated.
-        accounts: returns every account by id.
+        accounts: returns every account by id, as it is at a time (Unix milliseconds).
         tiers: returns the tiers in force.
         clock_ms: Unix milliseconds.
     """
@@ -54,7 +54,7 @@ class Watcher:
     def __init__(
         self,
         database: Database,
-        accounts: Callable[[], Mapping[str, Account]],
+        accounts: Callable[[int], Mapping[str, Account]],
         tiers: Callable[[], Mapping[str, Tier]],
         clock_ms: Callable[[], int],
     ) -> None:
@@ -102,7 +102,7 @@ class Watcher:
         spending = await self._watching.spending(months, now_ms)
         events: list[Event] = []
         unknown = 0
-        accounts, tiers = self._accounts(), self._tiers()
+        accounts, tiers = self._accounts(now_ms), self._tiers()
         for (account_id, month), spent_pico in spending.pico.items():
             account = accounts.get(account_id)
             tier = tiers.get(account.tier) if account is not None else None
@@ -130,7 +130,7 @@ class Watcher:
         return has_moved
 
     async def _expiring(self, now_ms: int) -> list[Event]:
-        events, accounts = [], self._accounts()
+        events, accounts = [], self._accounts(now_ms)
         for lot in await self._watching.ending(now_ms, now_ms + EXPIRING_MS):
             account = accounts.get(lot.account_id)
             identity = (lot.account_id, EventKind.CREDIT_EXPIRING.value, lot.id, 0)
@@ -147,8 +147,8 @@ class Watcher:
         return events
 
     async def _activated(self, now_ms: int) -> list[Event]:
-        events, accounts, tiers = [], self._accounts(), self._tiers()
-        for account_id in sorted(await self._watching.changed_since(now_ms - LOOK_BACK_MS)):
+        events, accounts, tiers = [], self._accounts(now_ms), self._tiers()
+        for account_id in sorted(await self._watching.changed_between(now_ms - LOOK_BACK_MS, now_ms)):
             account = accounts.get(account_id)
             tier = tiers.get(account.tier) if account is not None else None
             if account is not None and tier is not None and tier.purchase_credit_pico and is_active(tier, account):

@@ -5,7 +5,6 @@ directory's version. What does not: their credit (credit.py), keys (keys.py), an
 (directory.py).
 """
 
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -14,25 +13,17 @@ import uuid_utils
 from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.core.accounts import Account
-from proxy.core.calendar import zone
+from proxy.clock import unix_ms
+from proxy.core.accounts import Account, PlannedTier
+from proxy.core.calendar import month_bounds_ms, month_of, zone
+from proxy.ledger import tiers
 from proxy.ledger.database import Database
 from proxy.ledger.errors import DuplicateAccountError, RefusedChangeError, UnknownAccountError
 from proxy.ledger.lots import CreditLot, buy
-from proxy.ledger.schema import account_tiers, accounts, directory_changes
+from proxy.ledger.schema import accounts, directory_changes
+from proxy.ledger.tiers import TierChange
 
-
-class TierChange(msgspec.Struct, frozen=True):
-    """A tier that an account held from an instant on, and who set it."""
-
-    effective_ms: int
-    tier: str
-    changed_by: str
-
-
-def now_ms() -> int:
-    """Return the time, Unix milliseconds: the default clock of this folder."""
-    return time.time_ns() // 1_000_000
+now_ms = unix_ms
 
 
 def new_id(prefix: str) -> str:
@@ -51,7 +42,7 @@ class Accounts:
     Every method raises ``LedgerUnavailableError`` when the database does not answer.
     """
 
-    def __init__(self, database: Database, clock_ms: Callable[[], int] = now_ms) -> None:
+    def __init__(self, database: Database, clock_ms: Callable[[], int] = unix_ms) -> None:
         self._database = database
         self._clock_ms = clock_ms
 
@@ -98,39 +89,76 @@ class Accounts:
             made = await connection.execute(self._database.insert(accounts).values(row))
             if not made.rowcount:
                 raise DuplicateAccountError(f"there is an account named {name!r} already")
-            await self._note_tier(connection, account.id, tier, by, at_ms)
+            await tiers.hold(connection, account, tier, by, at_ms)
+            await note_change(connection)
             if credit_pico:
                 lot = CreditLot(new_id("lot"), account.id, f"opening {account.id}", credit_pico, at_ms, added_by=by)
                 await buy(self._database, connection, lot)
         return msgspec.structs.replace(account, credit_paid_pico=credit_pico)
 
     async def all(self) -> list[Account]:
-        """Return every account, by name."""
+        """Return every account as it is now, by name."""
         async with self._database.read() as connection:
-            return [account_of(row) for row in await connection.execute(ACCOUNTS.order_by(accounts.c.name))]
+            rows = await connection.execute(ACCOUNTS.order_by(accounts.c.name))
+            return [account_of(row).at(self._clock_ms()) for row in rows]
 
     async def named(self, name: str) -> Account:
-        """Return the account of a name, or of an id.
+        """Return the account of a name, or of an id, as it is now.
 
         Raises:
             UnknownAccountError: there is none.
         """
         async with self._database.read() as connection:
-            return await find_account(connection, name)
+            return (await find_account(connection, name)).at(self._clock_ms())
 
     async def set_tier(self, name: str, tier: str, *, by: str = "") -> Account:
-        """Give an account another tier from now on; the same one again changes nothing.
+        """Give an account another tier from now on; the same one again changes nothing. What is planned stands.
 
         Raises:
             UnknownAccountError: there is no such account.
         """
         async with self._database.write() as connection:
-            account = await find_account(connection, name, lock=True)
+            account, now_ms = await self._locked(connection, name)
             if account.tier == tier:
                 return account
-            await connection.execute(update(accounts).where(accounts.c.id == account.id).values(tier=tier))
-            await self._note_tier(connection, account.id, tier, by, self._clock_ms())
-        return msgspec.structs.replace(account, tier=tier)
+            account = await tiers.hold(connection, account, tier, by, now_ms)
+            await note_change(connection)
+        return account
+
+    async def plan_tier(self, name: str, tier: str, *, by: str = "") -> Account:
+        """Give an account another tier from the first instant of its next month on, in its time zone.
+
+        It takes the place of what was planned; to plan the tier that is held is to plan no change.
+
+        Raises:
+            UnknownAccountError: there is no such account.
+        """
+        async with self._database.write() as connection:
+            account, now_ms = await self._locked(connection, name)
+            _, from_ms = month_bounds_ms(month_of(now_ms, account.timezone), account.timezone)
+            coming = None if tier == account.tier else PlannedTier(tier, from_ms)
+            if account.planned == coming:
+                return account
+            if coming is None:
+                account = await tiers.give_up_plan(connection, account, by, now_ms)
+            else:
+                account = await tiers.plan(connection, account, coming, by, now_ms)
+            await note_change(connection)
+        return account
+
+    async def keep_tier(self, name: str, *, by: str = "") -> Account:
+        """Give up the change of tier that is planned for an account; where none is, nothing changes.
+
+        Raises:
+            UnknownAccountError: there is no such account.
+        """
+        async with self._database.write() as connection:
+            account, now_ms = await self._locked(connection, name)
+            if account.planned is None:
+                return account
+            account = await tiers.give_up_plan(connection, account, by, now_ms)
+            await note_change(connection)
+        return account
 
     async def set_prepaid_only(self, name: str, *, prepaid_only: bool) -> Account:
         """Let an account spend its credit only, or more than that, from now on; the same again changes nothing.
@@ -148,29 +176,19 @@ class Accounts:
         return msgspec.structs.replace(account, prepaid_only=prepaid_only)
 
     async def tier_history(self, account_id: str) -> list[TierChange]:
-        """Return the tiers that an account has held, oldest first."""
-        table = account_tiers.c
-        query = select(table.effective_ms, table.tier, table.changed_by).where(table.account_id == account_id)
+        """Return the tiers that an account has held and is to hold, in order, and what was planned and given up."""
         async with self._database.read() as connection:
-            return [TierChange(*row) for row in await connection.execute(query.order_by(table.effective_ms))]
+            return await tiers.history_of(connection, account_id)
 
-    async def _note_tier(self, connection: AsyncConnection, account_id: str, tier: str, by: str, at_ms: int) -> None:
-        table = account_tiers.c
-        last = await connection.execute(
-            select(table.effective_ms)
-            .where(table.account_id == account_id)
-            .order_by(table.effective_ms.desc())
-            .limit(1)
-        )
-        # Two changes in one millisecond, or a clock that was set back: history keeps its order.
-        effective_ms = max(at_ms, (last.scalar() or 0) + 1)
-        row = {"account_id": account_id, "effective_ms": effective_ms, "tier": tier, "changed_by": by}
-        await connection.execute(account_tiers.insert().values(row))
-        await note_change(connection)
+    async def _locked(self, connection: AsyncConnection, name: str) -> tuple[Account, int]:
+        """Return an account as it is now, its row locked, and the time."""
+        account = await find_account(connection, name, lock=True)
+        now_ms = self._clock_ms()  # read under the lock: two changes are decided in the order in which they are made
+        return account.at(now_ms), now_ms
 
 
 async def find_account(connection: AsyncConnection, name: str, *, lock: bool = False) -> Account:
-    """Return the account of a name, or of an id; a name wins.
+    """Return the account of a name, or of an id, as it is stored (``Account.at``); a name wins.
 
     Raises:
         UnknownAccountError: there is none.
@@ -189,10 +207,13 @@ ACCOUNTS: Final = select(
     accounts.c.timezone,
     accounts.c.prepaid_only,
     accounts.c.credit_paid_pico,
+    accounts.c.next_tier,
+    accounts.c.next_tier_ms,
 )
 """Everything of every account; each row is one for ``account_of``."""
 
 
 def account_of(row: Row[*tuple[Any, ...]]) -> Account:
-    """Return the account of a row of ``ACCOUNTS``."""
-    return Account(row.id, row.name, row.tier, row.timezone, bool(row.prepaid_only), row.credit_paid_pico)
+    """Return the account of a row of ``ACCOUNTS``, as it is stored: ``Account.at`` tells what it holds at a time."""
+    planned = None if row.next_tier is None else PlannedTier(row.next_tier, row.next_tier_ms)
+    return Account(row.id, row.name, row.tier, row.timezone, bool(row.prepaid_only), row.credit_paid_pico, planned)

@@ -5,7 +5,8 @@ and keys (accounts.py, keys.py).
 
 Every change counts up ``directory_changes.version`` in its own transaction. Each replica reads that number
 every 0.4 s and loads everything when it has moved, so a revocation is felt everywhere within a second. While
-the database is away the last snapshot serves on; ``age_s`` tells how old it is.
+the database is away the last snapshot serves on; ``age_s`` tells how old it is. A planned change of a tier is in the
+snapshot with its instant: every replica makes it by its own clock, whether the database answers then or not.
 """
 
 import asyncio
@@ -30,6 +31,7 @@ from proxy.ledger.schema import directory_changes, keys
 _log = structlog.get_logger(__name__)
 
 POLL_S: Final = 0.4
+NEVER_MS: Final = 2**63
 
 
 class Directory:
@@ -49,6 +51,7 @@ class Directory:
         self._monotonic_s = monotonic_s
         self._by_digest: Mapping[str, Principal] = {}
         self._accounts: Mapping[str, Account] = {}
+        self._turns_ms = NEVER_MS  # when the first planned change of a tier comes due
         self._version = -1
         self._fresh_at_s = monotonic_s()
         self._is_failing = False
@@ -81,12 +84,13 @@ class Directory:
         principal = self._by_digest.get(digest_of(token))
         if principal is None or not principal.key.is_valid_at(now_ms):
             return None
-        return principal
+        return principal if principal.account.planned is None else principal.at(now_ms)
 
-    @property
-    def accounts(self) -> Mapping[str, Account]:
-        """Every account by id, as of the snapshot."""
-        return self._accounts
+    def accounts_at(self, now_ms: int) -> Mapping[str, Account]:
+        """Return every account by id, as of the snapshot, with the tier that it holds at a time."""
+        if now_ms < self._turns_ms:
+            return self._accounts
+        return {id_: account.at(now_ms) for id_, account in self._accounts.items()}
 
     @property
     def age_s(self) -> float:
@@ -105,6 +109,8 @@ class Directory:
             has_changed = version != self._version
             if has_changed:
                 self._accounts, self._by_digest = await _load(connection)
+                planned = (account.planned for account in self._accounts.values())
+                self._turns_ms = min((each.from_ms for each in planned if each is not None), default=NEVER_MS)
                 self._version = version
         self._fresh_at_s = asked_at_s
         return has_changed

@@ -14,12 +14,13 @@ import msgspec
 from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from proxy.clock import unix_ms
 from proxy.core.accounts import Key, digest_of, format_key
 from proxy.core.catalogue import OwnLimits
 from proxy.core.levels import Overridable
 from proxy.core.limits import UNLIMITED
 from proxy.core.quotas import UNLIMITED_PICO
-from proxy.ledger.accounts import find_account, new_id, note_change, now_ms
+from proxy.ledger.accounts import find_account, new_id, note_change
 from proxy.ledger.database import Database
 from proxy.ledger.errors import RefusedChangeError, UnknownKeyError
 from proxy.ledger.overrides import check_number
@@ -66,7 +67,7 @@ class Keys:
     Every method raises ``LedgerUnavailableError`` when the database does not answer.
     """
 
-    def __init__(self, database: Database, clock_ms: Callable[[], int] = now_ms) -> None:
+    def __init__(self, database: Database, clock_ms: Callable[[], int] = unix_ms) -> None:
         self._database = database
         self._clock_ms = clock_ms
 

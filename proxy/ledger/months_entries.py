@@ -8,13 +8,14 @@ at a time; before it come the calls of the month before that the windows still c
 """
 
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from proxy.clock import unix_ms
 from proxy.core.accounts import Account, Key
 from proxy.core.calendar import month_bounds_ms
 from proxy.core.levels import Overridable, Override
@@ -22,7 +23,8 @@ from proxy.core.usage import UsageType
 from proxy.ledger.accounts import ACCOUNTS, account_of, find_account
 from proxy.ledger.database import Database
 from proxy.ledger.keys import key_of
-from proxy.ledger.schema import account_tiers, accounts, calls_monthly, entries, keys, limit_overrides, quantity_column
+from proxy.ledger.schema import accounts, calls_monthly, entries, keys, limit_overrides, quantity_column
+from proxy.ledger.tiers import standing_changes
 
 WINDOW_MAX_MS: Final = 86_400_000
 """The longest window that there can be: what was settled longer before the month does not count in it."""
@@ -88,10 +90,12 @@ class MonthsEntries:
 
     Args:
         database: migrated. The sorting of a large month counts as one statement: give it time.
+        clock_ms: Unix milliseconds.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock_ms: Callable[[], int] = unix_ms) -> None:
         self._database = database
+        self._clock_ms = clock_ms
 
     async def holders(self, month: str, name: str | None = None) -> list[Holder]:
         """Return every account, or the one of a name or id, as it was in a month; by name.
@@ -109,10 +113,11 @@ class MonthsEntries:
             rows = await connection.execute(counted.group_by(calls_monthly.c.account_id))
             calls = {account_id: int(count) for account_id, count in rows}
             query = ACCOUNTS if only is None else ACCOUNTS.where(accounts.c.id == only)
-            known = {row.id: account_of(row) for row in await connection.execute(query)}
+            now_ms = self._clock_ms()
+            known = {row.id: account_of(row).at(now_ms) for row in await connection.execute(query)}
             for account_id in calls.keys() - known.keys():  # entries outlive everything
                 known[account_id] = Account(account_id, account_id, "")
-            tiers = await _tier_changes(connection, only)
+            tiers = await standing_changes(connection, only)
             overrides = await _overrides(connection, only)
             limited = await _limited_keys(connection, only)
         return sorted(
@@ -193,16 +198,6 @@ def _holder(
         span for span in overrides if span.since_ms < ends_ms and span.override.ends_ms > starts_ms - WINDOW_MAX_MS
     )
     return Holder(account, starts_ms, calls, tuple(dict.fromkeys(held)), spanned, limited)
-
-
-async def _tier_changes(connection: AsyncConnection, only: str | None) -> defaultdict[str, list[tuple[int, str]]]:
-    """Return (since when in Unix ms, tier) of every change, in order, by account."""
-    table = account_tiers.c
-    query = select(table.account_id, table.effective_ms, table.tier).order_by(table.effective_ms)
-    found: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
-    for account_id, since_ms, tier in await connection.execute(_of(query, table.account_id, only)):
-        found[account_id].append((since_ms, tier))
-    return found
 
 
 async def _overrides(connection: AsyncConnection, only: str | None) -> defaultdict[str, list[SpannedOverride]]:

@@ -11,8 +11,9 @@ import msgspec
 from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from proxy.clock import unix_ms
 from proxy.core.levels import BOUNDED, Overridable, Override, largest
-from proxy.ledger.accounts import find_account, new_id, note_change, now_ms
+from proxy.ledger.accounts import find_account, new_id, note_change
 from proxy.ledger.database import Database
 from proxy.ledger.errors import RefusedChangeError, UnknownOverrideError
 from proxy.ledger.schema import accounts, limit_overrides
@@ -40,7 +41,7 @@ class Overrides:
     Every method raises ``LedgerUnavailableError`` when the database does not answer.
     """
 
-    def __init__(self, database: Database, clock_ms: Callable[[], int] = now_ms) -> None:
+    def __init__(self, database: Database, clock_ms: Callable[[], int] = unix_ms) -> None:
         self._database = database
         self._clock_ms = clock_ms
 

@@ -28,7 +28,6 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
-    TextClause,
     UniqueConstraint,
     false,
     text,
@@ -49,11 +48,6 @@ BIG: Final = BigInteger().with_variant(Integer(), "sqlite")
 """64 bits on both engines (SQLite's INTEGER has them, and STRICT knows no BIGINT)."""
 
 FLAG: Final = Boolean().with_variant(Integer(), "sqlite")
-
-
-def _where(condition: str) -> dict[str, TextClause]:
-    """Return what makes an index one of some rows only, for both engines."""
-    return {"postgresql_where": text(condition), "sqlite_where": text(condition)}
 
 
 def text_column(name: str, *, nullable: bool = False) -> Column[str]:
@@ -97,7 +91,14 @@ account_tiers: Final = Table(
     big_column("dropped_ms", nullable=True),
     text_column("dropped_by", nullable=True),
     PrimaryKeyConstraint("account_id", "effective_ms", "decided_ms"),
-    Index("uq_account_tiers_standing", "account_id", "effective_ms", unique=True, **_where("dropped_ms IS NULL")),
+    Index(
+        "uq_account_tiers_standing",
+        "account_id",
+        "effective_ms",
+        unique=True,
+        postgresql_where=text("dropped_ms IS NULL"),
+        sqlite_where=text("dropped_ms IS NULL"),
+    ),
     CheckConstraint("dropped_ms < effective_ms", name="dropped_before"),
     sqlite_strict=True,
 )

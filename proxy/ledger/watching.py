@@ -65,10 +65,12 @@ class Watching:
         async with self._database.read() as connection:
             return [lot_of_row(row) for row in await connection.execute(query.order_by(table.expires_ms, table.id))]
 
-    async def changed_since(self, since_ms: int) -> set[str]:
-        """Return the accounts that bought credit or got another tier since a time."""
+    async def changed_between(self, since_ms: int, until_ms: int) -> set[str]:
+        """Return the accounts that bought credit, or began to hold another tier, from a time on until another."""
         lots, held = credit_lots.c, account_tiers.c
         async with self._database.read() as connection:
             bought = await connection.execute(select(lots.account_id).where(lots.bought_ms >= since_ms))
-            changed = await connection.execute(select(held.account_id).where(held.effective_ms >= since_ms))
+            changed = await connection.execute(
+                select(held.account_id).where(held.effective_ms.between(since_ms, until_ms), held.dropped_ms.is_(None))
+            )
             return {*bought.scalars(), *changed.scalars()}

@@ -10,11 +10,11 @@ from click.testing import CliRunner
 from proxy.cli.accounts import accounts
 from proxy.cli.credit import credit
 from proxy.cli.events import events
+from proxy.clock import unix_ms
 from proxy.core.calendar import day_bounds_ms, day_of, month_of
 from proxy.core.events import Event, EventKind
 from proxy.core.money import euros_text
 from proxy.core.usage import UsageType
-from proxy.ledger.accounts import now_ms
 from proxy.ledger.database import Database
 from proxy.ledger.events import Events
 from proxy.ledger.outbox import Outbox
@@ -22,7 +22,7 @@ from proxy.ledger.store import Ledger
 from tests.ledger.support import PRICES, entry
 
 COMMANDS = {"accounts": accounts, "credit": credit, "events": events}
-TODAY = day_of(now_ms(), "Europe/Paris")
+TODAY = day_of(unix_ms(), "Europe/Paris")
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_balance_counts_the_ledger_and_what_waits_in_the_outbox(state):
     balance = as_json("credit balance acme")
     assert balance == {
         "account": "acme",
-        "day": day_of(now_ms(), "Europe/Paris"),
+        "day": day_of(unix_ms(), "Europe/Paris"),
         "balance_eur": euros_text(200 * 10**12 - drawn),
         "paid_eur": "200.00",
         "drawn_eur": euros_text(drawn),
@@ -140,7 +140,7 @@ def test_a_history_tells_lots_and_months(state):
     before, now = shown["months"]
     assert (before["month"], before["drawn_eur"], before["invoiced_eur"]) == ("2020-01", "0.00", "0.00004")
     assert now == {
-        "month": month_of(now_ms(), "Europe/Paris"),
+        "month": month_of(unix_ms(), "Europe/Paris"),
         "before_eur": "0.00",
         "bought_eur": "1.01",
         "drawn_eur": "0.016",

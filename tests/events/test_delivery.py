@@ -32,7 +32,7 @@ class Replica:
         self.failures = []
         self.work = EventWork(
             self.events,
-            Watcher(database, dict, dict, clock),
+            Watcher(database, lambda _: {}, dict, clock),
             self.delivery,
             lambda: self.webhook,
             name,

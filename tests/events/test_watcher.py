@@ -41,7 +41,7 @@ class Scene:
         self.directory = Directory(database)
 
     def watcher(self):
-        return Watcher(self.database, lambda: self.directory.accounts, lambda: TIERS, self.clock)
+        return Watcher(self.database, self.directory.accounts_at, lambda: TIERS, self.clock)
 
     async def create(self, name, tier="free", **more):
         account = await self.accounts.create(name, tier, **more)
@@ -268,7 +268,7 @@ async def test_accounts_of_tiers_that_are_gone_are_passed_over(scene):
 async def test_the_same_thing_is_kept_once_whatever_is_said_of_it(database, clock):
     events = Events(database)
     account = await Accounts(database, clock).create("acme", "free")
-    watcher = Watcher(database, dict, dict, clock)
+    watcher = Watcher(database, lambda _: {}, dict, clock)
     assert await watcher.look() == []
     event = Event(account.id, EventKind.BUDGET_REACHED, "2026-11", 50, {"spent_eur": "1.00"})
     again = msgspec.structs.replace(event, data={"spent_eur": "2.00"})

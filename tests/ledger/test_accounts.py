@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import select
 
-from proxy.ledger.accounts import Accounts, TierChange
+from proxy.ledger.accounts import Accounts
 from proxy.ledger.credit import Credit
 from proxy.ledger.errors import (
     DuplicateAccountError,
@@ -13,6 +13,7 @@ from proxy.ledger.errors import (
 )
 from proxy.ledger.keys import Keys
 from proxy.ledger.schema import directory_changes
+from proxy.ledger.tiers import TierChange
 from tests.ledger.support import NOON_MS
 
 EURO = 10**12
@@ -37,7 +38,7 @@ async def test_an_account_is_found_by_name_and_by_id(accounts):
     account = await accounts.create("acme", "tier1", "Europe/Paris", by="root")
     assert await accounts.named("acme") == await accounts.named(account.id) == account
     assert await accounts.all() == [account]
-    assert await accounts.tier_history(account.id) == [TierChange(NOON_MS, "tier1", "root")]
+    assert await accounts.tier_history(account.id) == [TierChange(NOON_MS, "tier1", "root", NOON_MS)]
 
 
 async def test_a_name_is_taken_once(accounts, database):
@@ -69,9 +70,9 @@ async def test_tiers_have_a_history(accounts, clock, database):
     assert (await accounts.set_tier("acme", "tier3", by="c")).tier == "tier3"
     await accounts.set_tier("acme", "tier3", by="d")
     assert await accounts.tier_history(account.id) == [
-        TierChange(NOON_MS, "tier1", "a"),
-        TierChange(NOON_MS + 1, "tier2", "b"),
-        TierChange(NOON_MS + 60_000, "tier3", "c"),
+        TierChange(NOON_MS, "tier1", "a", NOON_MS),
+        TierChange(NOON_MS + 1, "tier2", "b", NOON_MS + 1),
+        TierChange(NOON_MS + 60_000, "tier3", "c", NOON_MS + 60_000),
     ]
     assert (await accounts.named("acme")).tier == "tier3"
 
