@@ -5,24 +5,21 @@ What belongs here: the command, and opening the ledger so that nothing in it can
 """
 
 import os
-import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from proxy.cli.ledger_session import config_option, json_option, on_database
+from proxy.cli.ledger_reading import with_ledger_untouched
+from proxy.cli.ledger_session import config_option, json_option
+from proxy.cli.progress import progress
 from proxy.cli.simulation_text import Asked, print_simulation, simulation_document
 from proxy.core.calendar import is_month
 from proxy.core.pricing import UnpricedError
 from proxy.ledger.database import Database
-from proxy.ledger.location import locate
-from proxy.ledger.migrations import is_migrated
 from proxy.ledger.months_entries import MonthsEntries
 from proxy.replay.month import MissingTiersError, replay_month
 from proxy.replay.proposal import Proposal, ProposalError
@@ -30,16 +27,10 @@ from proxy.replay.rating import Rating
 from proxy.replay.report import Simulation
 from proxy.settings.loader import load_settings
 from proxy.settings.mistakes import Mistake, SettingsError
-from proxy.settings.types import ProxySettings, Settings
+from proxy.settings.types import Settings
 
-STATEMENT_S: Final = 3600.0
-"""For one statement: a large month is sorted by the database first."""
-PATIENCE_S: Final = 1.0
-"""Only what takes longer shows its progress."""
 NAMES_MAX: Final = 5
 RETRIES_MAX: Final = 10
-
-_SQLITE: Final = "sqlite:///"
 
 
 class Hold(click.ParamType[int | None]):
@@ -102,11 +93,11 @@ def simulate(
     proposal = _proposal(settings, tier, price_version, hold, retries)
 
     async def work(database: Database) -> Simulation:
-        with _progress(shown=not no_progress) as progress:
-            return await replay_month(MonthsEntries(database), proposal, month, account, progress)
+        with progress("calls replayed", shown=not no_progress) as told:
+            return await replay_month(MonthsEntries(database), proposal, month, account, told)
 
     try:
-        simulation = _with_ledger_untouched(settings.proxy, work)
+        simulation = with_ledger_untouched(settings.proxy, work)
     except MissingTiersError as exc:
         _fail(_missing(str(tiers or config_dir / "tiers.yaml"), exc))
     except ProposalError as exc:
@@ -154,46 +145,3 @@ def _fail(lines: Iterable[str]) -> NoReturn:
     for line in lines:
         click.echo(line, err=True)
     raise click.exceptions.Exit(2)
-
-
-def _with_ledger_untouched(proxy: ProxySettings, work: Callable[[Database], Awaitable[Simulation]]) -> Simulation:
-    """Run the work on the ledger as it is: neither made nor migrated.
-
-    Raises:
-        click.ClickException: there is none, or it does not answer, or another version of this program made it.
-    """
-    url = locate(proxy).database_url
-    if url.startswith(_SQLITE) and not Path(url.removeprefix(_SQLITE)).is_file():
-        raise click.ClickException(f"there is no ledger in {proxy.state_dir}")
-
-    async def untouched(database: Database) -> Simulation:
-        if not await is_migrated(database):
-            raise click.ClickException(
-                "the ledger is not of this version of tollgate; any other command brings an older one up to date"
-            )
-        return await work(database)
-
-    return on_database(url, untouched, command_timeout_s=STATEMENT_S)
-
-
-@contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """Yield what is told of progress: a bar on standard error, where a terminal is, for what takes long."""
-    console = Console(stderr=True)
-    if not shown or not console.is_terminal:
-        yield lambda _done, _total: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, transient=True)
-    task = bar.add_task("calls replayed", total=None)
-    began_s = time.monotonic()
-
-    def told(done: int, total: int) -> None:
-        if time.monotonic() - began_s >= PATIENCE_S:
-            bar.start()
-        bar.update(task, completed=done, total=total)
-
-    try:
-        yield told
-    finally:
-        bar.stop()

@@ -1,10 +1,12 @@
 """The formats of ``tollgate export``: one row each.
 
-What belongs here: their names, suffixes and media types. What does not: how one is written: each module is loaded when
-something is written in its format, so that whoever only looks at the table loads no library.
+What belongs here: their names, suffixes and media types, and what their files are called. What does not: how one is
+written: each module is loaded when something is written in its format, so that whoever only looks at the table loads no
+library.
 """
 
 import importlib
+import re
 from collections.abc import Awaitable, Callable
 from typing import BinaryIO, Final
 
@@ -26,7 +28,7 @@ _ALL: Final = (
     ),
     Format(
         "csv-fr",
-        ".csv",
+        ".fr.csv",
         "text/csv; charset=utf-8",
         _written_by("delimited", "write_csv_fr"),
         "the same for a French Excel: semicolons and decimal commas",
@@ -48,14 +50,14 @@ _ALL: Final = (
     ),
     Format(
         "focus",
-        ".csv",
+        ".focus.csv",
         "text/csv; charset=utf-8",
         _written_by("focus", "write_focus"),
         "cost and usage in the FinOps Foundation's FOCUS columns",
     ),
     Format(
         "fec",
-        ".txt",
+        ".fec.txt",
         "text/tab-separated-values; charset=utf-8",
         _written_by("fec", "write_fec"),
         "journal entries of issued documents, as French tax law wants them",
@@ -64,3 +66,9 @@ _ALL: Final = (
 
 FORMATS: Final = {format_.name: format_ for format_ in _ALL}
 """By the name that ``--format`` takes."""
+
+
+def file_name(form: Format, month: str, account: str | None) -> str:
+    """Return what a file is called: ``tollgate-2026-11.csv``, or with what it can hold of an account's name."""
+    whose = "" if account is None else "-" + re.sub(r"[^\w.]+", "-", account).strip("-.")
+    return f"tollgate-{month}{whose}{form.suffix}"

@@ -17,6 +17,7 @@ from typing import BinaryIO, Final
 import msgspec
 from xlsxwriter import Workbook
 
+from proxy.billing.exports.output import writing
 from proxy.billing.exports.request import ExportRequest, Written
 from proxy.billing.exports.workbook import CENTS, COUNT, MICROS, PRICE, ROWS_MAX, SHARE, Column, Table, half_up
 from proxy.core.calendar import month_bounds_ms
@@ -62,8 +63,8 @@ _DETAILS: Final = (
 _EUROS: Final = 9
 """Column of the details."""
 _ROUNDED: Final = (
-    "Euros are rounded half up in each row, here to the cent; the exact amount stands beside it as text. The total adds up "
-    "the rounded rows."
+    "Euros are rounded half up in each row, here to the cent; the exact amount stands beside it as text. "
+    "The total adds up the rounded rows."
 )
 
 
@@ -78,7 +79,9 @@ async def write_xlsx(request: ExportRequest, out: BinaryIO) -> Written:
             book.use_zip64()
             holders = await MonthsEntries(request.database).holders(request.month, request.account_id)
             async with month_stream(request.database, request.month, request.account_id) as month:
-                await _summary(book, request, month, {holder.account.id: holder for holder in holders})
+                used = await _used(month.monthly())
+                with writing():
+                    _summary(book, request, month, used, {holder.account.id: holder for holder in holders})
                 written = await _details(book, request, month)
         with path.open("rb") as whole:
             shutil.copyfileobj(whole, out)
@@ -92,8 +95,13 @@ class _Used(msgspec.Struct):
     cost_pico: int = 0
 
 
-async def _summary(book: Workbook, request: ExportRequest, month: MonthStream, holders: Mapping[str, Holder]) -> None:
-    used = await _used(month.monthly())
+def _summary(
+    book: Workbook,
+    request: ExportRequest,
+    month: MonthStream,
+    used: Mapping[str, _Used],
+    holders: Mapping[str, Holder],
+) -> None:
     sheet = book.add_worksheet("Summary")
     made = datetime.fromtimestamp(request.made_ms / 1000, UTC)
     sheet.write_string(0, 0, f"Usage, {request.month}", book.add_format({"bold": True, "font_size": 14}))
@@ -160,9 +168,10 @@ async def _details(book: Workbook, request: ExportRequest, month: MonthStream) -
     rows, micros, exact_pico = 0, 0, 0
     async with contextlib.aclosing(month.daily()) as blocks:
         async for block in blocks:
-            for line in _lines(block):
-                sheets.add(line.cells)
-                micros += line.micros
+            with writing():
+                for line in _lines(block):
+                    sheets.add(line.cells)
+                    micros += line.micros
             rows += len(block["day"])
             exact_pico += sum(block["cost_pico"])
             request.advanced(rows, rows)
