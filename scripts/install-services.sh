@@ -1,7 +1,7 @@
 #!/bin/sh
 # What the tests need from the system: redis-server 7 or newer, PostgreSQL's programs and Prometheus' (promtool), of
-# which they run servers of their own on free ports; and what customers call with: curl, Node.js 18 or newer with npm,
-# and Chromium.
+# which they run servers of their own on free ports; what customers call with: curl, Node.js 18 or newer with npm, and
+# Chromium; and what holds PDF files against PDF/A: a JDK with JAXB, for veraPDF.
 set -eu
 
 is_redis_7() {
@@ -19,6 +19,8 @@ command -v curl >/dev/null || missing="$missing curl"
 command -v node >/dev/null || missing="$missing nodejs"
 command -v npm >/dev/null || missing="$missing npm"
 command -v chromium >/dev/null || missing="$missing chromium"
+command -v javac >/dev/null || missing="$missing default-jdk-headless"
+[ -e /usr/share/java/jaxb-runtime.jar ] || missing="$missing libjaxb-java"
 
 # shellcheck disable=SC2086  # a list of words
 [ -z "$missing" ] || "$(dirname "$0")/apt-install.sh" "make test" $missing

@@ -126,3 +126,9 @@ def period_typeset(first_day: str, last_day: str, language: Language) -> str:
     if first_day[:7] == last_day[:7]:
         return f"{int(first_day[8:])}–{last}"
     return f"{day_typeset(first_day, language, short=True)} – {last}"
+
+
+def siren_typeset(number: str) -> str:
+    """Typeset a SIREN, or a SIRET, which begins with one: ``123 456 782 00010``."""
+    groups = (number[:3], number[3:6], number[6:9], number[9:])
+    return NARROW.join(group for group in groups if group)

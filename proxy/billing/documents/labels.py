@@ -4,6 +4,8 @@ What belongs here: text, and which of it a kind, a line or a VAT treatment calls
 (amounts.py), and where the words stand (page.typ, cii.py).
 """
 
+from functools import cache
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -44,7 +46,6 @@ _FRENCH: Final = Words(
     },
     labels={
         "to": "Facturé à",
-        "number": "Numéro",
         "issued": "Date d’émission",
         "supplied": "Période",
         "supply_day": "Date de l’opération",
@@ -78,6 +79,7 @@ _FRENCH: Final = Words(
         "credited_amount": "Net à votre crédit",
         "pay_before": "à régler avant le {date}",
         "nothing_due": "aucun règlement attendu",
+        "paid_in_full": "acquittée",
         "given_back": "déduit de ce que vous devez, ou remboursé",
         "payment": "Règlement par virement",
         "holder": "Titulaire",
@@ -86,19 +88,19 @@ _FRENCH: Final = Words(
         "highest": "maximum {amount}",
         "continued": "suite",
         "page": "Page",
-        "corrects": "Cet avoir corrige la facture {number} du {date}",
-        "cancels": "Cet avoir annule en totalité la facture {number} du {date}",
+        "corrects": "Cet avoir corrige la {kind} {number} du {date}",
+        "cancels": "Cet avoir annule en totalité la {kind} {number} du {date}",
         "reason": "Motif : {reason}",
         "draft": "BROUILLON",
         "specimen": "SPÉCIMEN",
-        "proof": "Preuve",
-        "chain": "Registre de {month} jusqu’au maillon {link}, empreinte de chaîne SHA-256",
-        "chain_empty": "Registre de {month} : aucune écriture",
-        "exact": "Valeur exacte des lignes {exact} ; arrondi au centime par ligne {rounding}",
+        "chain": "Registre des appels, {month}, jusqu’au maillon {link} ; empreinte SHA-256 de la chaîne :",
+        "chain_empty": "Registre des appels, {month} : aucune écriture.",
+        "exact": "Valeur exacte des lignes : {exact} ; arrondi de chaque ligne au centime : {rounding} au total.",
         "legal": "{name}, {form} au capital de {capital}",
         "registered": "RCS {rcs} {siren}",
         "terms": "Paiement au plus tard le {date}.",
         "terms_paid": "Facture acquittée.",
+        "terms_nothing": "Aucun règlement n’est attendu.",
         "terms_credit": "Avoir : aucun règlement n’est attendu.",
         "late_interest": "Pénalités exigibles en cas de retard de paiement : {rate}.",
         "recovery": "Indemnité forfaitaire pour frais de recouvrement en cas de retard de paiement : 40 €.",
@@ -128,7 +130,6 @@ _ENGLISH: Final = Words(
     },
     labels={
         "to": "Billed to",
-        "number": "Number",
         "issued": "Date of issue",
         "supplied": "Period",
         "supply_day": "Date of supply",
@@ -162,6 +163,7 @@ _ENGLISH: Final = Words(
         "credited_amount": "Amount credited",
         "pay_before": "payable by {date}",
         "nothing_due": "no payment expected",
+        "paid_in_full": "paid in full",
         "given_back": "set off against what you owe, or refunded",
         "payment": "Payment by bank transfer",
         "holder": "Account holder",
@@ -170,19 +172,19 @@ _ENGLISH: Final = Words(
         "highest": "highest {amount}",
         "continued": "continued",
         "page": "Page",
-        "corrects": "This credit note corrects invoice {number} of {date}",
-        "cancels": "This credit note cancels invoice {number} of {date} in full",
+        "corrects": "This credit note corrects {kind} {number} of {date}",
+        "cancels": "This credit note cancels {kind} {number} of {date} in full",
         "reason": "Reason: {reason}",
         "draft": "DRAFT",
         "specimen": "SPECIMEN",
-        "proof": "Proof",
-        "chain": "Ledger of {month} up to link {link}, SHA-256 head of its chain",
-        "chain_empty": "Ledger of {month}: no entries",
-        "exact": "Exact value of the lines {exact}; rounding to the cent by line {rounding}",
+        "chain": "Ledger of {month}, up to link {link}; SHA-256 head of its chain:",
+        "chain_empty": "Ledger of {month}: no entries.",
+        "exact": "Exact value of the lines: {exact}; rounding of each line to the cent: {rounding} in all.",
         "legal": "{name}, {form} with a share capital of {capital}",
         "registered": "RCS {rcs} {siren}",
         "terms": "Payment due by {date}.",
         "terms_paid": "Paid in full.",
+        "terms_nothing": "No payment is expected.",
         "terms_credit": "Credit note: no payment is expected.",
         "late_interest": "Interest for late payment: {rate}.",
         "recovery": "Fixed compensation for recovery costs in case of late payment: €40.",
@@ -207,6 +209,28 @@ def title(invoice: Invoice) -> str:
 def label(language: Language, key: str, **values: str) -> str:
     """Return a label with its values filled in; a value is never read as a pattern."""
     return words(language).labels[key].format(**values)
+
+
+def corrected_kind(invoice: Invoice) -> str:
+    """Return what the document that a credit note corrects is called, within a sentence."""
+    kind = DocumentKind.DEPOSIT if invoice.lot_id else DocumentKind.INVOICE
+    called = words(invoice.buyer.language).kinds[kind]
+    return called[0].lower() + called[1:]
+
+
+def country(code: str, language: Language) -> str:
+    """Return the name of a country (ISO 3166-1 alpha-2), its code where it has none here.
+
+    countries.json holds French and English names as the Unicode CLDR has them (Unicode License v3).
+    """
+    french, english = _countries().get(code, (code, code))
+    return french if language is Language.FRENCH else english
+
+
+@cache
+def _countries() -> dict[str, tuple[str, str]]:
+    """Return the names of countries, French and English, by code."""
+    return msgspec.json.decode(Path(__file__).with_name("countries.json").read_bytes(), type=dict[str, tuple[str, str]])
 
 
 def usage_text(line: Line, language: Language) -> str:

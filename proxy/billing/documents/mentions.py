@@ -7,8 +7,8 @@ Subject codes of notes (BT-21) are those that the French rules name: PMT, PMD an
 read of a company, AAI everything else.
 """
 
-from proxy.billing.documents.amounts import day_typeset, month_typeset, pico_typeset
-from proxy.billing.documents.labels import label, words
+from proxy.billing.documents.amounts import day_typeset, month_typeset, pico_typeset, siren_typeset
+from proxy.billing.documents.labels import corrected_kind, label, words
 from proxy.core.invoicing.document import ChainMark, DocumentKind, Invoice, Line, LineKind
 from proxy.core.invoicing.terms import InvoicingTerms
 from proxy.core.parties import Language
@@ -36,7 +36,9 @@ def legal_text_of_seller(invoice: Invoice) -> str:
 
 def registered_text(invoice: Invoice) -> str:
     """Return where the seller is registered, and by which number."""
-    return label(invoice.buyer.language, "registered", rcs=invoice.seller.rcs, siren=invoice.seller.siren)
+    return label(
+        invoice.buyer.language, "registered", rcs=invoice.seller.rcs, siren=siren_typeset(invoice.seller.siren)
+    )
 
 
 def late_interest(invoice: Invoice, terms: InvoicingTerms) -> str:
@@ -52,7 +54,7 @@ def payment_terms(invoice: Invoice) -> str:
     if invoice.kind is DocumentKind.CREDIT_NOTE:
         return label(language, "terms_credit")
     if invoice.due_cents == 0:
-        return label(language, "terms_paid")
+        return label(language, "terms_paid" if invoice.paid_cents else "terms_nothing")
     return label(language, "terms", date=day_typeset(invoice.due_date, language))
 
 
@@ -68,7 +70,7 @@ def references(invoice: Invoice) -> list[str]:
         return []
     key = "cancels" if invoice.cancels else "corrects"
     date = day_typeset(invoice.corrects.issue_date, language)
-    said = [label(language, key, number=invoice.corrects.number, date=date)]
+    said = [label(language, key, kind=corrected_kind(invoice), number=invoice.corrects.number, date=date)]
     return said + ([label(language, "reason", reason=invoice.reason)] if invoice.reason else [])
 
 

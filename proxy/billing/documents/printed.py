@@ -15,10 +15,11 @@ from proxy.billing.documents.amounts import (
     period_typeset,
     pico_typeset,
     rate_typeset,
+    siren_typeset,
 )
 from proxy.billing.documents.cii import expects_payment
 from proxy.billing.documents.glyphs import drawable
-from proxy.billing.documents.labels import label, title, usage_text, words
+from proxy.billing.documents.labels import country, label, title, usage_text, words
 from proxy.billing.documents.mentions import (
     exemption_text,
     late_interest,
@@ -74,7 +75,6 @@ def printed(invoice: Invoice, terms: InvoicingTerms) -> Printed:
             labels["discount"],
             labels["xml"],
         ],
-        "proof-title": labels["proof"],
         "proofs": proofs(invoice),
         "legal": _legal(invoice),
     }
@@ -104,17 +104,18 @@ def _marks(invoice: Invoice) -> list[str]:
     ]
 
 
-def _address(address: Address, home: str) -> list[str]:
-    """An address, as it is written on an envelope."""
+def _address(address: Address, home: str, language: Language) -> list[str]:
+    """An address, as it is written on an envelope: the country where it is not the seller's."""
     place = " ".join(part for part in (address.postcode, address.city) if part)
-    return [*address.lines, place, *([address.country] if address.country != home else [])]
+    return [*address.lines, place, *([country(address.country, language)] if address.country != home else [])]
 
 
 def _seller(invoice: Invoice) -> Printed:
     """The letterhead."""
     seller = invoice.seller
+    language = invoice.buyer.language
     contact = " · ".join(part for part in (seller.email, seller.phone, seller.website) if part)
-    return {"name": seller.name, "lines": [", ".join(_address(seller.address, "FR")), contact]}
+    return {"name": seller.name, "lines": [", ".join(_address(seller.address, "", language)), contact]}
 
 
 def _buyer(invoice: Invoice) -> Printed:
@@ -123,13 +124,15 @@ def _buyer(invoice: Invoice) -> Printed:
     labels = words(buyer.language).labels
     identifiers = []
     if buyer.siren:
-        identifiers.append(f"SIREN {buyer.siren}" + (f" · SIRET {buyer.siret}" if buyer.siret else ""))
+        identifiers.append(f"SIREN {siren_typeset(buyer.siren)}")
+    if buyer.siret:
+        identifiers.append(f"SIRET {siren_typeset(buyer.siret)}")
     if buyer.vat_number:
         identifiers.append(f"{labels['vat_number']} {buyer.vat_number}")
     return {
         "label": labels["to"],
         "name": buyer.name,
-        "lines": _address(buyer.address, invoice.seller.address.country),
+        "lines": _address(buyer.address, invoice.seller.address.country, buyer.language),
         "identifiers": identifiers,
     }
 
@@ -138,11 +141,15 @@ def _meta(invoice: Invoice) -> list[list[str]]:
     """Dates and references, as pairs."""
     language = invoice.buyer.language
     labels = words(language).labels
-    period = "supply_day" if invoice.first_day == invoice.last_day else "supplied"
+    a_day = invoice.first_day == invoice.last_day
+    supplied = (
+        day_typeset(invoice.first_day, language)
+        if a_day
+        else period_typeset(invoice.first_day, invoice.last_day, language)
+    )
     pairs = [
-        ("number", invoice.number),
         ("issued", day_typeset(invoice.issue_date, language)),
-        (period, period_typeset(invoice.first_day, invoice.last_day, language)),
+        ("supply_day" if a_day else "supplied", supplied),
         ("account", invoice.account_name),
         ("tier", invoice.tier),
         ("order", invoice.buyer.purchase_order),
@@ -162,7 +169,7 @@ def _due(invoice: Invoice) -> Printed:
         note = label(language, "pay_before", date=date)
         said = {"label": labels["due_amount"], "note": note, "date-label": labels["due"], "date": date}
     else:
-        note = labels["nothing_due"]
+        note = labels["paid_in_full" if invoice.paid_cents else "nothing_due"]
         said = {"label": labels["due_amount"], "note": note, "date-label": "", "date": note}
     return said | {"amount": cents_typeset(invoice.due_cents, language)}
 
@@ -174,6 +181,7 @@ def _row(line: Line, language: Language) -> Printed:
         "number": str(line.number),
         "title": line_title(line, language),
         "what": "",
+        "tariff": "",
         "note": line_note(line, language),
         "period": period_typeset(line.first_day, line.last_day, language),
         "quantity": grouped(str(line.quantity), language),
@@ -183,7 +191,8 @@ def _row(line: Line, language: Language) -> Printed:
         "emphasis": line.usage is None,
     }
     if line.usage is not None:
-        row["what"] = f"{usage_text(line, language)} · {labels['tariff']} {line.usage.price_version}"
+        row["what"] = usage_text(line, language)
+        row["tariff"] = f"{labels['tariff']} {line.usage.price_version}"
         row["price"], row["per"] = _price(line, language)
     return row
 
@@ -259,5 +268,5 @@ def _legal(invoice: Invoice) -> list[str]:
     labels = words(invoice.buyer.language).labels
     return [
         f"{legal_text_of_seller(invoice)} · {registered_text(invoice)}",
-        f"SIRET {seller.siret} · {labels['vat_number']} {seller.vat_number}",
+        f"SIRET {siren_typeset(seller.siret)} · {labels['vat_number']} {seller.vat_number}",
     ]

@@ -1,70 +1,73 @@
-"""Documents of every kind, language, VAT treatment and way of drawing credit, complete and with right totals."""
+"""Documents of every kind, language, VAT treatment and way of drawing credit, drafted like those that are issued."""
 
 import itertools
 
-from proxy.core.invoicing.document import (
-    ChainMark,
-    DayOfUse,
-    DocumentKind,
-    DocumentRef,
-    Invoice,
-    Line,
-    LineKind,
-    UsageItem,
-    Vat,
-)
+from msgspec.structs import replace
+
+from proxy.core.credit import Lot
+from proxy.core.invoicing.crediting import EVERYTHING, Part
+from proxy.core.invoicing.crediting import credit_note as draft_credit_note
+from proxy.core.invoicing.document import ChainMark, DayOfUse, DocumentRef, Invoice, UsageItem
+from proxy.core.invoicing.drafting import deposit_invoice, monthly_invoice, numbered
+from proxy.core.invoicing.facts import DepositFacts, LotFact, MonthFacts, Used
 from proxy.core.invoicing.terms import DrawnCredit, InvoicingTerms
-from proxy.core.money import PICO_PER_CENT, cents_half_up
+from proxy.core.money import PICO_PER_CENT
 from proxy.core.parties import Address, Bank, Buyer, Language, Seller, VatTreatment
 from proxy.core.usage import TariffClass, UsageType
 
 TERMS = InvoicingTerms()
+MONTH = "2026-08"
+DEPOSIT = DocumentRef("D-2026-000007", "2026-07-10")
+HEADS = (
+    "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752",
+)
 
 SELLER = Seller(
-    name="Tollgate Démonstration",
+    name="Compagnie Imaginaire de Démonstration",
     legal_form="SAS",
     capital="10 000 EUR",
     siren="123456782",
     siret="12345678200010",
     rcs="Paris",
     vat_number="FR11123456782",
-    address=Address(lines=("1 rue de l’Exemple",), postcode="75000", city="Paris", country="FR"),
+    address=Address(("1 rue de l’Exemple",), "75000", "Paris", "FR"),
     email="facturation@imaginaire.example",
-    bank=Bank(iban="FR7699999000011234567890152", bic="TESTFRPPXXX", holder="Tollgate Démonstration"),
+    bank=Bank("FR7699999000011234567890152", "TESTFRPPXXX", "Compagnie Imaginaire de Démonstration"),
     phone="+33 1 99 00 00 00",
     website="https://imaginaire.example",
 )
 
+_BUYERS = {
+    VatTreatment.FRENCH: Buyer(
+        name="Ateliers de l’Œuvre & Fils",
+        address=Address(("12 quai des Brumes", "Bâtiment B"), "69002", "Lyon", "FR"),
+        siren="987654324",
+        siret="98765432400013",
+        vat_number="FR38987654324",
+        email="compta@ateliers.example",
+        purchase_order="PO-2026-77",
+        reference="SERVICE-42",
+    ),
+    VatTreatment.REVERSE_CHARGE: Buyer(
+        name="Müller & Söhne Datenverarbeitung GmbH",
+        address=Address(("Königstraße 5",), "10115", "Berlin", "DE"),
+        vat_rate_bp=0,
+        vat_number="DE136695976",
+        email="rechnungen@mueller.example",
+    ),
+    VatTreatment.EXPORT: Buyer(
+        name="Acme Language, Inc.",
+        address=Address(("500 Example Street", "Suite 210"), "94105", "San Francisco", "US"),
+        vat_rate_bp=0,
+        email="ap@acme.example",
+    ),
+}
+
 
 def buyer(vat: VatTreatment = VatTreatment.FRENCH, language: Language = Language.FRENCH, **changes) -> Buyer:
     """Make a buyer whose identifiers are what its VAT treatment needs."""
-    values = {
-        VatTreatment.FRENCH: {
-            "name": "Ateliers de l’Œuvre & Fils",
-            "address": Address(("12 quai des Brumes", "Bâtiment B"), "69002", "Lyon", "FR"),
-            "siren": "987654324",
-            "siret": "98765432400013",
-            "vat_number": "FR38987654324",
-            "vat_rate_bp": 2000,
-            "email": "compta@ateliers.example",
-            "purchase_order": "PO-2026-77",
-            "reference": "SERVICE-42",
-        },
-        VatTreatment.REVERSE_CHARGE: {
-            "name": "Müller & Söhne Datenverarbeitung GmbH",
-            "address": Address(("Königstraße 5",), "10115", "Berlin", "DE"),
-            "vat_number": "DE136695976",
-            "vat_rate_bp": 0,
-            "email": "rechnungen@mueller.example",
-        },
-        VatTreatment.EXPORT: {
-            "name": "Acme Language, Inc.",
-            "address": Address(("500 Example Street", "Suite 210"), "94105", "San Francisco", "US"),
-            "vat_rate_bp": 0,
-            "email": "ap@acme.example",
-        },
-    }[vat]
-    return Buyer(vat=vat, language=language, **(values | changes))
+    return replace(_BUYERS[vat], vat=vat, language=language, **changes)
 
 
 def item(model="gpt-oss:120b", usage=UsageType.INPUT, tariff=TariffClass.STANDARD, price=1_800_000) -> UsageItem:
@@ -79,135 +82,67 @@ USED = (
     (item("bge-reranker-v2-m3", UsageType.RERANK, price=4_000_000), 999_999),
     (item("whisper-large-v3", UsageType.AUDIO_MINUTES, price=10_000_000_000), 4_321),
 )
+"""A month: of every type of usage, from 3 tokens to a milliard."""
+
+LATE = ((item(), 55_555, "2026-07-30"), (item(usage=UsageType.REASONING, price=8_000_000), 1_000, "2026-07-31"))
 
 
-def usage_line(number: int, used: UsageItem, quantity: int, day: str = "") -> Line:
-    exact = quantity * used.unit_price_pico
-    kind, first, last = (LineKind.LATE, day, day) if day else (LineKind.USAGE, "2026-08-01", "2026-08-31")
-    return Line(number, kind, first, last, quantity, exact, cents_half_up(exact), usage=used)
+def facts(used=USED, late=LATE, credit_cents: int = 0) -> MonthFacts:
+    """Say what a month's invoice follows from: everything was used on working days; a lot was bought in July."""
+    sums = tuple(Used(what, "", quantity, quantity * what.unit_price_pico) for what, quantity in used)
+    dated = tuple(Used(what, day, quantity, quantity * what.unit_price_pico) for what, quantity, day in late)
+    days = _days(sum(each.cost_pico for each in sums))
+    by_day = {each.day: each.cost_pico for each in days if each.cost_pico}
+    for each in dated:
+        by_day[each.day] = by_day.get(each.day, 0) + each.cost_pico
+    lot = Lot("lot1", credit_cents * PICO_PER_CENT, "2026-07-01")
+    lots = (LotFact(lot, "Recharge <juillet> #1", 0, DEPOSIT),) if credit_cents else ()
+    chain = (ChainMark(MONTH, 0, 412, HEADS[0]), *([ChainMark("2026-07", 380, 383, HEADS[1])] if late else []))
+    return MonthFacts("acc_1", "ateliers", "Tier 3", MONTH, sums, dated, lots, by_day, 0, days, chain)
 
 
-def credit_line(number: int, cents: int, kind: LineKind, reference: str, deposit: DocumentRef | None = None) -> Line:
-    quantity = -1 if kind is LineKind.DRAWN else 1
-    return Line(
-        number,
-        kind,
-        "2026-08-01",
-        "2026-08-31",
-        quantity,
-        quantity * cents * PICO_PER_CENT,
-        quantity * cents,
-        reference=reference,
-        deposit=deposit,
-    )
+def _days(cost_pico: int) -> tuple[DayOfUse, ...]:
+    """Spread a cost over August, nothing on week-ends."""
+    weights = [0 if day % 7 in (1, 2) else day * 7919 % 31 + 1 for day in range(1, 32)]
+    costs = [cost_pico * weight // sum(weights) for weight in weights]
+    costs[-1] += cost_pico - sum(costs)
+    return tuple(DayOfUse(f"{MONTH}-{day:02d}", cost) for day, cost in enumerate(costs, 1))
 
 
-def days() -> tuple[DayOfUse, ...]:
-    """August, with days without any use."""
-    return tuple(
-        DayOfUse(f"2026-08-{day:02d}", 0 if day % 7 in (1, 2) else (day * 7919 % 31) * 3_000_000_000_000)
-        for day in range(1, 32)
-    )
+def invoice(
+    who: Buyer | None = None,
+    drawn: DrawnCredit | None = None,
+    *,
+    used=USED,
+    late=LATE,
+    credit_cents: int = 50_000,
+    seller: Seller = SELLER,
+    number: str = "F-2026-000042",
+) -> Invoice:
+    """Draft a month's invoice and number it; ``drawn``: how it shows credit; None: there is none."""
+    what = facts(used, late, credit_cents if drawn else 0)
+    terms = InvoicingTerms(drawn_credit=drawn or DrawnCredit.DEPOSIT_LINE)
+    drafted = monthly_invoice(what, seller, who or buyer(), terms, "2026-09-03")
+    assert drafted is not None
+    return numbered(drafted, number)
 
 
-def document(lines, who: Buyer, kind: DocumentKind = DocumentKind.INVOICE, paid_cents: int = 0, **changes) -> Invoice:
-    """Make a document of lines, its totals right."""
-    category = {"french": "S", "reverse_charge": "AE", "export": "G"}[who.vat]
-    net = sum(line.net_cents for line in lines)
-    vat_cents = cents_half_up(net * who.vat_rate_bp * PICO_PER_CENT // 10_000)
-    gross = net + vat_cents
-    paid = gross if kind is DocumentKind.DEPOSIT else paid_cents
-    values = {
-        "kind": kind,
-        "number": "F-2026-000042",
-        "issue_date": "2026-09-03",
-        "due_date": "2026-10-03",
-        "account_id": "acc_1",
-        "account_name": "ateliers",
-        "tier": "Tier 3",
-        "month": "2026-08",
-        "first_day": "2026-08-01",
-        "last_day": "2026-08-31",
-        "seller": SELLER,
-        "buyer": who,
-        "lines": tuple(lines),
-        "net_cents": net,
-        "vat": Vat(category, who.vat_rate_bp, net, vat_cents),
-        "gross_cents": gross,
-        "paid_cents": paid,
-        "due_cents": gross - paid,
-        "exact_pico": sum(line.exact_pico for line in lines),
-        "days": days(),
-        "chain": (
-            ChainMark("2026-08", 0, 412, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"),
-            ChainMark("2026-07", 380, 383, "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752"),
-        ),
-    }
-    return Invoice(**(values | changes))
+def deposit(who: Buyer | None = None, cents: int = 50_000) -> Invoice:
+    """Draft the invoice of credit that was bought, and number it."""
+    lot = Lot("lot1", cents * PICO_PER_CENT, "2026-07-01")
+    what = DepositFacts("acc_1", "ateliers", "Tier 3", lot, "Recharge <juillet> #1", DEPOSIT.issue_date)
+    return numbered(deposit_invoice(what, SELLER, who or buyer(), DEPOSIT.issue_date), DEPOSIT.number)
 
 
-DEPOSIT_REF = DocumentRef("D-2026-000007", "2026-07-10")
+def credit_note(of: Invoice, parts: tuple[Part, ...] | None = EVERYTHING) -> Invoice:
+    """Draft a credit note and number it."""
+    reason = "Prix erroné : 8,00 € au lieu de <6,00 €>"
+    return numbered(draft_credit_note(of, parts, reason, "2026-09-20"), "A-2026-000003")
 
 
-def invoice(who: Buyer, drawn: DrawnCredit | None = None, late: bool = True, **changes) -> Invoice:
-    """Make a month's invoice: usage, late usage, and credit drawn in either way or not at all."""
-    lines = [usage_line(number, used, quantity) for number, (used, quantity) in enumerate(USED, 1)]
-    if late:
-        lines.append(usage_line(len(lines) + 1, item(), 55_555, day="2026-07-30"))
-    if drawn is DrawnCredit.DEPOSIT_LINE:
-        lines.append(credit_line(len(lines) + 1, 50_000, LineKind.DRAWN, "July top-up", DEPOSIT_REF))
-        changes = {"drawn_cents": {"lot1": 50_000}} | changes
-    if drawn is DrawnCredit.PAID_AMOUNT:
-        changes = {"drawn_cents": {"lot1": 50_000}, "paid_cents": 60_000} | changes
-    return document(lines, who, **changes)
-
-
-def deposit(who: Buyer, **changes) -> Invoice:
-    """Make the invoice of credit that was bought, and paid."""
-    line = msgspec_replace_days(credit_line(1, 50_000, LineKind.CREDIT, "July top-up"), "2026-07-10")
-    values = {
-        "number": DEPOSIT_REF.number,
-        "issue_date": "2026-07-10",
-        "due_date": "2026-07-10",
-        "month": "",
-        "first_day": "2026-07-10",
-        "last_day": "2026-07-10",
-        "days": (),
-        "chain": (),
-        "lot_id": "lot1",
-    }
-    return document([line], who, DocumentKind.DEPOSIT, **(values | changes))
-
-
-def msgspec_replace_days(line: Line, day: str) -> Line:
-    import msgspec
-
-    return msgspec.structs.replace(line, first_day=day, last_day=day)
-
-
-def credit_note(of: Invoice, number: str = "A-2026-000003", whole: bool = True, **changes) -> Invoice:
-    """Make the credit note of a document: of all of it, or of half the quantity of its first line."""
-    lines = list(of.lines)
-    if not whole:
-        first = lines[0]
-        assert first.usage is not None
-        lines = [usage_line(1, first.usage, first.quantity // 2)]
-    values = {
-        "number": number,
-        "issue_date": "2026-09-20",
-        "due_date": "2026-09-20",
-        "month": of.month,
-        "first_day": of.first_day,
-        "last_day": of.last_day,
-        "days": of.days,
-        "chain": of.chain,
-        "corrects": DocumentRef(of.number, of.issue_date),
-        "cancels": whole,
-        "reason": "Erreur de tarif <i>signalée</i> par le client",
-        "drawn_cents": of.drawn_cents if whole else {},
-        "paid_cents": of.paid_cents if whole else 0,
-    }
-    return document(lines, of.buyer, DocumentKind.CREDIT_NOTE, **(values | changes))
+def many_lines(count: int) -> Invoice:
+    """Draft an invoice of so many lines of usage, of models with names as long as they come."""
+    return invoice(used=tuple((item(f"organisation/a-model-with-a-long-name-{at:04d}"), at + 1) for at in range(count)))
 
 
 def every() -> dict[str, Invoice]:
@@ -220,7 +155,15 @@ def every() -> dict[str, Invoice]:
             key = f"{vat}-{language}-{drawn or 'undrawn'}"
             made[f"invoice-{key}"] = month
             made[f"credit-note-{key}"] = credit_note(month)
-        made[f"partial-credit-note-{vat}-{language}"] = credit_note(invoice(who), whole=False)
+            made[f"part-credit-note-{key}"] = credit_note(month, (Part(2, 1), Part(1)))
         made[f"deposit-{vat}-{language}"] = deposit(who)
         made[f"deposit-credit-note-{vat}-{language}"] = credit_note(deposit(who))
+        made[f"deposit-part-credit-note-{vat}-{language}"] = credit_note(deposit(who), (Part(1, 12_345),))
+    for drawn in DrawnCredit:
+        made[f"covered-{drawn}"] = invoice(drawn=drawn, credit_cents=1_000_000)
+        made[f"covered-credit-note-{drawn}"] = credit_note(invoice(drawn=drawn, credit_cents=1_000_000))
+    made["worth-nothing"] = invoice(used=((item(price=0), 5),), late=())
+    made["minutes-finer-than-six-decimals"] = invoice(
+        used=((item(usage=UsageType.AUDIO_MINUTES, price=123_456_789), 7),)
+    )
     return made
