@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
+from proxy.cli import progress
 from proxy.cli.simulate import simulate
 from proxy.core.usage import TariffClass, UsageType
 from proxy.ledger.accounts import Accounts
@@ -255,9 +256,8 @@ def test_what_takes_long_shows_its_progress_on_a_terminal_unless_told_not_to(url
     def console(*, stderr: bool = False) -> Console:
         return Console(file=errors, force_terminal=True) if stderr else Console()
 
-    module = sys.modules["proxy.cli.simulate"]  # the package has the command under this name
-    monkeypatch.setattr(module, "Console", console)
-    monkeypatch.setattr(module, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(progress, "Console", console)
+    monkeypatch.setattr(progress, "PATIENCE_S", 0.0)
     assert "calls replayed" not in out(f"{MONTH} --no-progress") + errors.getvalue()
     assert "calls replayed" not in out(MONTH)
     assert re.search(r"calls replayed.*5/5", errors.getvalue())
