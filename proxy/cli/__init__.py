@@ -11,6 +11,7 @@ from proxy.cli.events import events
 from proxy.cli.export import export
 from proxy.cli.keys import keys
 from proxy.cli.limits import limits
+from proxy.cli.reconcile import reconcile
 from proxy.cli.serve import serve
 from proxy.cli.simulate import simulate
 from proxy.cli.usage import usage
@@ -22,5 +23,5 @@ def main() -> None:
     """Tollgate: a metering, limiting and pricing reverse proxy in front of an LLM inference cluster."""
 
 
-for command in (serve, check, demo, accounts, keys, limits, credit, events, usage, export, simulate):
+for command in (serve, check, demo, accounts, keys, limits, credit, events, usage, export, simulate, reconcile):
     main.add_command(command)

@@ -13,6 +13,8 @@ import fcntl
 import os
 import sqlite3
 import threading
+from collections import Counter
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -47,6 +49,7 @@ _INSERT_GROUP: Final = "INSERT INTO groups (entries, oldest_ms, body) VALUES (?,
 
 encode_entry: Final = msgspec.json.Encoder().encode
 _decode_entries: Final = msgspec.json.Decoder(list[Entry]).decode
+_decode_entry: Final = msgspec.json.Decoder(Entry).decode
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
@@ -265,6 +268,49 @@ def _read_beside(path: Path) -> Iterator[sqlite3.Connection]:
     how = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
     with _reading(path), contextlib.closing(_connect(f"{path.absolute().as_uri()}?{how}")) as connection:
         yield connection
+
+
+def read_waiting(path: Path, entries_max: int) -> tuple[list[Entry], list[Entry], list[Entry]]:
+    """Return what an outbox that another process may have open holds of all accounts; nothing is changed.
+
+    Args:
+        path: the SQLite file.
+        entries_max: stop when more wait: the last group's are all returned.
+
+    Returns:
+        Entries that wait, entries that were set aside, and the checkpoints of calls in flight.
+
+    Raises:
+        OutboxError: the file cannot be read.
+    """
+    with _read_beside(path) as connection:
+        connection.execute("BEGIN")  # one snapshot: a call that ends meanwhile is found once
+        waiting: list[Entry] = []
+        with contextlib.closing(connection.execute("SELECT body FROM groups ORDER BY seq")) as rows:
+            for (body,) in rows:
+                waiting += _decode_entries(body)
+                if len(waiting) > entries_max:
+                    break
+        set_aside, noted = (
+            [_decode_entry(body) for (body,) in connection.execute(f"SELECT body FROM {table}")]  # noqa: S608
+            for table in ("refused", "checkpoints")
+        )
+        return waiting, set_aside, noted
+
+
+def pending_months(path: Path) -> Counter[tuple[str, str]]:
+    """Return how many entries wait in an outbox that another process may have open, by account id and month.
+
+    Raises:
+        OutboxError: the file cannot be read.
+    """
+    found: Counter[tuple[str, str]] = Counter()
+    with _read_beside(path) as connection:
+        rows = connection.execute("SELECT body FROM groups ORDER BY seq")
+        with contextlib.closing(rows):
+            for (body,) in rows:
+                found.update((entry.account_id, entry.month) for entry in _decode_entries(body))
+    return found
 
 
 def _pending_of(

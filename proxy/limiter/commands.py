@@ -13,7 +13,7 @@ from proxy.core.limits import Admission, Limit, LimitKind, LimitState, Stamp
 from proxy.core.windows import AMOUNT_MAX, Bucket
 from proxy.limiter import library
 
-VERBS = ("admit", "settle", "extend", "grow", "release", "peek")
+VERBS = ("admit", "settle", "extend", "grow", "release", "peek", "correct")
 CACHE_MAX = 65_536
 """How many accounts' keys, and how many plans, are remembered; beyond it the memory begins again."""
 
@@ -54,7 +54,7 @@ class Plan:
         self.limits = limits
         self.text = "|".join(_limit_text(limit) for limit in limits)
         amounts = len(limits)
-        counts = dict.fromkeys(VERBS, 11 + amounts) | {"release": 10, "peek": 10}
+        counts = dict.fromkeys(VERBS, 11 + amounts) | {"release": 10, "peek": 10, "correct": 10 + amounts}
         self.heads = {
             verb: f"*{counts[verb]}\r\n{bulk('FCALL')}{bulk(f'{library.NAME}_{verb}')}{bulk('4')}" for verb in VERBS
         }
@@ -147,6 +147,10 @@ class Commands:
     def peek(self, account_id: str, plan: Plan) -> bytes:
         """Pack ``peek``."""
         return self._verb("peek", account_id, "", plan, "", ())
+
+    def correct(self, account_id: str, plan: Plan, differences: Sequence[int]) -> bytes:
+        """Pack ``correct``: the limits are budgets."""
+        return self._verb("correct", account_id, "", plan, "", differences)
 
     def seed(
         self,

@@ -909,6 +909,23 @@ local function peek(keys, args)
   return answer(account, plan, 1, 0, 0)
 end
 
+-- Add to what is spent of budgets, or take from it, for the ledger knows better. Holds stay as they are: whatever calls
+-- in flight may still use remains taken.
+-- ARGV 2 is ''. ARGV 4...: differences, one per limit of the plan, which are all budgets.
+-- Answers 1, or -1: the account or a limit is unknown.
+local function correct(keys, args)
+  local plan = plan_of(args[3])
+  local account = account_open(keys, args, plan)
+  if not account then
+    return -1
+  end
+  for index, line in ipairs(plan.lines) do
+    log_correct(account.logs[line.field], 0, tonumber(args[3 + index]), account.now)
+  end
+  account_save(account)
+  return 1
+end
+
 local function account_new(keys, now, epoch, kept)
   call('DEL', unpack(keys)) -- what may be left of a state that was lost
   return {
@@ -1018,4 +1035,5 @@ register('settle', settle, { 'allow-oom' })
 register('release', release, { 'allow-oom' })
 register('extend', extend, { 'allow-oom' })
 register('grow', grow, { 'allow-oom' })
+register('correct', correct, { 'allow-oom' })
 register('renew', renew, { 'allow-oom', 'allow-cross-slot-keys' })

@@ -17,7 +17,7 @@ from functools import partial
 import hiredis
 
 from proxy.core.account_state import check_amounts
-from proxy.core.limits import Admission, Growth, Limit, LimitKind
+from proxy.core.limits import Admission, Growth, Limit, LimitKind, LimitState
 from proxy.limiter import AccountUnavailableError, LimiterUnavailableError, SeedLoader
 from proxy.limiter.commands import Commands, Plan, pack
 from proxy.limiter.debts import Debt, Debts
@@ -198,6 +198,34 @@ class RedisLimiter:
         plan = self._commands.plan(limits)
         answer = await self._known(account_id, plan, lambda: self._commands.peek(account_id, plan))
         return plan.read(answer)[0]
+
+    async def look(self, account_id: str, limits: Sequence[Limit]) -> tuple[LimitState | None, ...]:
+        """Return what Redis knows of limits, each by itself; None: nothing. It learns nothing, as by ``peek`` it would.
+
+        Raises:
+            LimiterUnavailableError: Redis is away.
+        """
+        plans = [self._commands.plan((limit,)) for limit in limits]
+        asked = [self._ask(account_id, partial(self._commands.peek, account_id, plan)) for plan in plans]
+        answers = await asyncio.gather(*asked)
+        return tuple(
+            None if answer == -1 else plan.read(answer)[0].states[0]
+            for plan, answer in zip(plans, answers, strict=True)
+        )
+
+    async def correct(self, account_id: str, budget: Limit, difference: int) -> bool:
+        """Add nano-euros to what is spent of a budget, or take them from it; what calls in flight hold stays held.
+
+        Returns:
+            Whether Redis knows the budget.
+
+        Raises:
+            LimiterUnavailableError: Redis is away; nothing is known about what it did.
+        """
+        assert budget.kind is LimitKind.BUDGET
+        plan = self._commands.plan((budget,))
+        answer: int = await self._ask(account_id, lambda: self._commands.correct(account_id, plan, (difference,)))
+        return answer == 1
 
     def part_of(self, account_id: str) -> str:
         """See ``proxy.limiter.RecordingLimiter``: the parts are the primaries of a cluster."""

@@ -7,6 +7,8 @@ from collections import Counter
 
 import msgspec
 
+from proxy.clock import unix_ms
+
 _MODEL_NAMES_MAX = 100
 _OTHER = "other"
 
@@ -19,6 +21,8 @@ class Counters(msgspec.Struct):
     running: Counter[str] = msgspec.field(default_factory=Counter)
     finished: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
     """By model and finish reason (stop, length, tool_calls, abort, error)."""
+    since_ms: int = msgspec.field(default_factory=unix_ms)
+    """When counting began, Unix milliseconds."""
 
     def label(self, model: str) -> str:
         """Return the label under which a model is counted, and make its counters appear."""
@@ -31,7 +35,7 @@ class Counters(msgspec.Struct):
 
     def text(self) -> str:
         """Return the Prometheus text exposition."""
-        lines = []
+        lines = ["# TYPE process_start_time_seconds gauge", f"process_start_time_seconds {self.since_ms / 1000}"]
         for name, kind, counter in (
             ("vllm:prompt_tokens_total", "counter", self.prompt_tokens),
             ("vllm:generation_tokens_total", "counter", self.generation_tokens),

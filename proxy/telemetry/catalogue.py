@@ -163,6 +163,13 @@ BUILD_INFO: Final = Described(
     "Always 1; the labels say what runs.",
     Merge.LARGEST,
 )
+COUNTING_SINCE: Final = Described(
+    "tollgate_counting_since_seconds",
+    Kind.GAUGE,
+    (),
+    "When the counters began, Unix seconds: what was settled earlier is in none of them.",
+    Merge.SMALLEST,
+)
 LOOP_LAG: Final = Described(
     "tollgate_event_loop_lag_seconds",
     Kind.GAUGE,
@@ -180,7 +187,7 @@ WATCH_FAILURES: Final = Described(
 COUNTED: Final = (
     CALLS, IN_FLIGHT, DURATION, FIRST_TOKEN, OVERHEAD, CHARGED_CALLS, TOKENS, EUROS, AUDIO_MINUTES,
     ESTIMATED_TOKENS, ESTIMATED_AUDIO_MINUTES, ACCOUNT_EUROS, REFUSALS, SHADOW_REFUSALS, ERRORS, VIEWS,
-    UPSTREAM_FAILURES, QUEUE_WAIT, QUEUE_REFUSALS, BUILD_INFO, LOOP_LAG, WATCH_FAILURES,
+    UPSTREAM_FAILURES, QUEUE_WAIT, QUEUE_REFUSALS, BUILD_INFO, COUNTING_SINCE, LOOP_LAG, WATCH_FAILURES,
 )  # fmt: skip
 """What ``Metrics`` shows by itself."""
 

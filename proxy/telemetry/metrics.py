@@ -22,6 +22,7 @@ from prometheus_client import (
 )
 
 from proxy import __version__
+from proxy.clock import unix_ms
 from proxy.core.endpoints import ROUTE_USAGE_TYPES
 from proxy.core.entries import Charge
 from proxy.core.money import PICO_PER_EURO
@@ -106,6 +107,7 @@ class Metrics:
         views: Iterable[str] = (),
     ) -> None:
         self.registry: Final = CollectorRegistry()
+        self._since_ms = unix_ms()
         self.loop_lag: Final = LoopLag()
         self._models = Vocabulary(models)
         self._endpoints = Vocabulary(endpoints)
@@ -269,6 +271,7 @@ class Metrics:
         yield from families.histograms(catalogue.QUEUE_WAIT, self._queue_waits.items())
         yield from families.values(catalogue.QUEUE_REFUSALS, self._queue_refusals.items())
         yield from families.values(catalogue.BUILD_INFO, [((__version__, platform.python_version()), 1)])
+        yield from families.values(catalogue.COUNTING_SINCE, [((), self._since_ms / 1000)])
         yield from families.values(catalogue.LOOP_LAG, [((), self.loop_lag.longest_s())])
         yield from self._watched.text()
 
