@@ -79,6 +79,11 @@ class Buyers:
         async with self._database.read() as connection:
             return (await read_buyers(connection, [account_id])).get(account_id)
 
+    async def currents(self, account_ids: Collection[str]) -> dict[str, Buyer]:
+        """Return who the documents of some accounts are made out to now, by account id."""
+        async with self._database.read() as connection:
+            return await read_buyers(connection, account_ids)
+
     async def history(self, account: str) -> list[BuyerChange]:
         """Return every buyer that an account (by name or id) has had, oldest first. Raises ``UnknownAccountError``."""
         async with self._database.read() as connection:

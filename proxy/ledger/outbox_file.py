@@ -13,8 +13,6 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections import Counter
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -296,21 +294,6 @@ def read_waiting(path: Path, entries_max: int) -> tuple[list[Entry], list[Entry]
             for table in ("refused", "checkpoints")
         )
         return waiting, set_aside, noted
-
-
-def pending_months(path: Path) -> Counter[tuple[str, str]]:
-    """Return how many entries wait in an outbox that another process may have open, by account id and month.
-
-    Raises:
-        OutboxError: the file cannot be read.
-    """
-    found: Counter[tuple[str, str]] = Counter()
-    with _read_beside(path) as connection:
-        rows = connection.execute("SELECT body FROM groups ORDER BY seq")
-        with contextlib.closing(rows):
-            for (body,) in rows:
-                found.update((entry.account_id, entry.month) for entry in _decode_entries(body))
-    return found
 
 
 def _pending_of(
