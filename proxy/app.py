@@ -53,6 +53,7 @@ from proxy.upstream.pool import UpstreamPools
 from proxy.views.contract import View
 from proxy.views.desk import READ_S, Views
 from proxy.web.admin import AdminServer
+from proxy.web.finance import finance_routes
 from proxy.web.public import PublicListener, stream_head
 
 _log = structlog.get_logger(__name__)
@@ -147,6 +148,7 @@ class App:
             self.metrics,
             self._ready,
             draining=lambda: self.draining,
+            routes=finance_routes(place, lambda: self._holder.current, self._worker),
         )
         self._watch(self.pools.watch(), "pools")
         self._watch(self.settlement.beat(), "heartbeat")

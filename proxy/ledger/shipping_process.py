@@ -171,7 +171,7 @@ class ShippingProcess:
             return str(exc)
         self._process = process
         try:
-            _step_back(process.pid)
+            step_back(process.pid)
             self._say(self._order())
             if self._draining.is_set():
                 self._say(Drain(max(0.0, self._drain_until_s - time.monotonic())))
@@ -232,7 +232,7 @@ def _versions(book: PriceBook) -> tuple[KeptVersion, ...]:
     )
 
 
-def _step_back(pid: int) -> None:
+def step_back(pid: int) -> None:
     """Let a process yield to this one: from its first moment on, imports too."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICER))

@@ -1,0 +1,23 @@
+"""What finance asks of the admin listener, put together.
+
+What belongs here: which routes there are. What does not: what they do (downloads.py, invoices.py).
+"""
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from proxy.ledger.location import Location
+from proxy.settings.types import Settings
+from proxy.web.downloads import Downloads
+
+
+def finance_routes(place: Location, settings: Callable[[], Settings], worker: int) -> list[web.RouteDef]:
+    """Return the routes.
+
+    Args:
+        place: where the ledger and the outboxes are.
+        settings: those in use.
+        worker: number of this process among those that share the state folder.
+    """
+    return Downloads(place, settings, worker).routes()
