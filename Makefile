@@ -6,6 +6,7 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 CLIENTS := tests/sdk/node
+FOCUS_VALIDATOR := build/focus-validator
 
 # For `make run`; what is empty is provided: the simulated cluster, limits in memory, a ledger in SQLite.
 UPSTREAM ?=
@@ -18,7 +19,7 @@ RUN_ENV = $(if $(UPSTREAM),TOLLGATE_UPSTREAM='$(UPSTREAM)') $(if $(REDIS_URL),TO
 # More words for pytest (`make test ARGS="-k windows"`) and for the bench (`make bench ARGS=--quick`).
 ARGS ?=
 
-.PHONY: help setup services clients run test lint types layers check bench simulate test-real docs lock image clean
+.PHONY: help setup services clients validators run test lint types layers check bench simulate test-real docs lock image clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,10 +44,15 @@ $(CLIENTS)/node_modules/.ready: $(CLIENTS)/package-lock.json $(CLIENTS)/package.
 	@cd $(CLIENTS) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
+validators: $(FOCUS_VALIDATOR)/.ready ## install the FinOps Foundation's validator of FOCUS files, for the tests
+
+$(FOCUS_VALIDATOR)/.ready: scripts/install-focus-validator.sh scripts/focus-validator.lock scripts/focus-validator-needs.lock | setup
+	@scripts/install-focus-validator.sh $(BIN)/python $(FOCUS_VALIDATOR)
+
 run: setup ## run the proxy; options: UPSTREAM=URL REDIS_URL=URL DATABASE_URL=URL LISTEN=HOST:PORT
 	@$(RUN_ENV) $(BIN)/tollgate demo
 
-test: setup services clients ## run the tests; options: ARGS="-k name"
+test: setup services clients validators ## run the tests; options: ARGS="-k name"
 	@$(BIN)/pytest $(ARGS)
 
 lint: setup ## check the style
@@ -77,6 +83,8 @@ docs: setup ## write docs/configuration.md from the settings
 lock: ## resolve the dependencies anew; needs uv
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	uv pip compile --quiet --no-deps --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.12 scripts/focus-validator.in -o scripts/focus-validator.lock
+	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.12 --no-emit-package focus-validator --no-emit-package pandasql --no-emit-package setuptools scripts/focus-validator.in scripts/focus-validator-needs.in -o scripts/focus-validator-needs.lock
 
 image: ## build the container image
 	docker build -t tollgate .
