@@ -70,7 +70,7 @@ class Downloads:
 
     def routes(self) -> list[web.RouteDef]:
         """Return what is to be added to the admin listener."""
-        return [web.get("/export", self._get)]
+        return [web.get("/export", self._get, allow_head=False)]
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
         month, name = request.query.get("month", ""), request.query.get("format", "csv")

@@ -47,6 +47,9 @@ FRENCH: Final = Dialect(
     ("FAUX", "VRAI"),
 )
 
+_OWN: Final = frozenset({"month", "day", "call_id", "link"})
+"""What the proxy alone has made, and is never a formula."""
+
 
 async def write_csv(request: ExportRequest, out: BinaryIO) -> Written:
     """Write the canonical dialect."""
@@ -79,7 +82,7 @@ def _fields(block: Block, dialect: Dialect) -> Iterator[Sequence[object]]:
             yield [dialect.time(entry_files.time_text(at_ms)) for at_ms in block[name.removesuffix("_at") + "_ms"]]
         elif name == "streamed":
             yield [dialect.flags[bool(flag)] for flag in block[name]]
-        elif name == "link":
+        elif name in _OWN:
             yield block[name]
         else:
             yield list(map(harmless, block[name]))

@@ -6,7 +6,7 @@ What does not: how a format separates or types them (delimited.py, jsonl.py, par
 
 import contextlib
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import date, timedelta
 from functools import lru_cache
 from typing import Final
 
@@ -39,7 +39,8 @@ FACTS: Final = (
 )
 """The columns of a call before those of its usage types."""
 
-_MINUTE_MS: Final = 60_000
+_DAY_MS: Final = 86_400_000
+_EPOCH: Final = date(1970, 1, 1)
 
 
 def column_names() -> tuple[str, ...]:
@@ -87,7 +88,7 @@ def _sources_of(letters: str) -> tuple[str, ...]:
     return tuple("" if source is None else source.value for source in found)
 
 
-cost_text: Final = lru_cache(maxsize=65_536)(euros_text)
+cost_text: Final = lru_cache(maxsize=16_384)(euros_text)
 """The exact amount in euros of pico-euros; many calls cost the same."""
 
 
@@ -97,10 +98,11 @@ def time_text(at_ms: int) -> str:
     >>> time_text(1_795_518_000_007)
     '2026-11-24T11:00:00.007Z'
     """
-    minute, rest_ms = divmod(at_ms, _MINUTE_MS)
-    return f"{_minute_text(minute)}:{rest_ms // 1000:02d}.{rest_ms % 1000:03d}Z"
+    day, rest_ms = divmod(at_ms, _DAY_MS)
+    minutes, rest_ms = divmod(rest_ms, 60_000)
+    return f"{_day_text(day)}T{minutes // 60:02d}:{minutes % 60:02d}:{rest_ms // 1000:02d}.{rest_ms % 1000:03d}Z"
 
 
-@lru_cache(maxsize=65_536)
-def _minute_text(minute: int) -> str:
-    return f"{datetime.fromtimestamp(minute * 60, UTC):%Y-%m-%dT%H:%M}"
+@lru_cache(maxsize=1024)
+def _day_text(day: int) -> str:
+    return (_EPOCH + timedelta(days=day)).isoformat()

@@ -13,7 +13,7 @@ from typing import Final
 _FORMULA: Final = re.compile(r"[\s']*[=+\-@＝＋－＠]|'*[\t\r\n]")
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=4096)
 def harmless(text: str) -> str:
     """Return a text with an apostrophe in front if a spreadsheet might run it.
 
