@@ -135,7 +135,7 @@ def _terms(invoice: Invoice, terms: InvoicingTerms) -> Iterator[str]:
     if invoice.number and invoice.number.split("-")[0] != series:
         yield f"{invoice.number} is not of the series {series}"
     shown = any(line.kind is LineKind.DRAWN for line in invoice.lines)
-    if invoice.drawn_cents and shown != (terms.drawn_credit is DrawnCredit.DEPOSIT_LINE):
+    if invoice.kind is DocumentKind.INVOICE and invoice.drawn_cents and shown != (terms.drawn_credit is DrawnCredit.DEPOSIT_LINE):
         yield f"the credit that it draws is not shown as a {terms.drawn_credit}"
 
 
