@@ -9,6 +9,7 @@ from proxy.cli.credit import credit
 from proxy.cli.demo import demo
 from proxy.cli.events import events
 from proxy.cli.export import export
+from proxy.cli.invoice import invoice
 from proxy.cli.keys import keys
 from proxy.cli.limits import limits
 from proxy.cli.reconcile import reconcile
@@ -23,5 +24,19 @@ def main() -> None:
     """Tollgate: a metering, limiting and pricing reverse proxy in front of an LLM inference cluster."""
 
 
-for command in (serve, check, demo, accounts, keys, limits, credit, events, usage, export, simulate, reconcile):
+for command in (
+    serve,
+    check,
+    demo,
+    accounts,
+    keys,
+    limits,
+    credit,
+    events,
+    usage,
+    invoice,
+    export,
+    simulate,
+    reconcile,
+):
     main.add_command(command)

@@ -219,12 +219,19 @@ class Invoices:
         info = _info(row)
         return StoredDocument(info, document, bytes(row.xml), row.xml_sha256, bytes(row.pdf), row.pdf_sha256)
 
-    async def list(
-        self, *, account_id: str | None = None, month: str | None = None, kind: DocumentKind | None = None
+    async def find(
+        self,
+        *,
+        account_id: str | None = None,
+        month: str | None = None,
+        kind: DocumentKind | None = None,
+        corrects: str | None = None,
     ) -> list[DocumentInfo]:
-        """Return documents in the order in which they were issued."""
-        query = _INFO.order_by(invoices.c.issued_ms, invoices.c.series, invoices.c.year, invoices.c.sequence)
-        for column, value in ((invoices.c.account_id, account_id), (invoices.c.month, month), (invoices.c.kind, kind)):
+        """Return documents in the order in which they were issued: those of all that is given."""
+        table = invoices.c
+        query = _INFO.order_by(table.issued_ms, table.id)  # ids rise, in a millisecond too
+        wanted = {table.account_id: account_id, table.month: month, table.kind: kind, table.corrects: corrects}
+        for column, value in wanted.items():
             if value is not None:
                 query = query.where(column == value)
         async with self._database.read() as connection:
@@ -240,7 +247,7 @@ class Invoices:
         async with self._database.read() as connection:
             query = select(table.number, table.account_id, table.document, table.document_sha256)
             wanted = query.where((table.number == number) | (table.corrects == number))
-            rows = (await connection.execute(wanted.order_by(table.issued_ms, table.sequence))).all()
+            rows = (await connection.execute(wanted.order_by(table.issued_ms, table.id))).all()
             found = {row.number: document_of(row) for row in rows}
             if number not in found:
                 raise UnknownDocumentError(f"there is no document {number!r}")

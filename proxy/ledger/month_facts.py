@@ -23,7 +23,7 @@ from proxy.ledger import month_sums as sums
 from proxy.ledger.accounts import ACCOUNTS, account_of
 from proxy.ledger.coverage import Coverage, Plan, read_coverage
 from proxy.ledger.database import Database
-from proxy.ledger.invoiced_credit import read_due, read_lot_facts
+from proxy.ledger.invoiced_credit import read_lot_facts
 from proxy.ledger.linked_sums import LinkedSum, linked_sums
 from proxy.ledger.schema import accounts
 
@@ -62,7 +62,6 @@ class _Snapshot(msgspec.Struct, frozen=True):
     daily: dict[str, dict[str, int]]
     history: dict[str, dict[str, int]]
     lots: dict[str, tuple[LotFact, ...]]
-    due: dict[str, int]
     tiers: dict[str, str]
     heads: dict[tuple[str, str, int], str]
     earlier: set[tuple[str, str]]
@@ -120,7 +119,6 @@ class MonthFactsReader:
             daily=await sums.read_daily(connection, whole, month),
             history=await sums.read_daily(connection, list(lots)),
             lots=lots,
-            due=await read_due(connection, ids),
             tiers=await sums.read_tiers(connection, ids, ends_ms),
             heads=await sums.read_heads(
                 connection, ((id_, each, link) for id_ in ids for each, _, link in plans[id_].spans(month) if link)
@@ -147,7 +145,6 @@ class MonthFactsReader:
             late=sums.used_of(late, by_day=True),
             lots=snapshot.lots.get(id_, ()),
             used_by_day=_invoiced_days(plan, snapshot, id_) if id_ in snapshot.lots else _added(days, _by_day(late)),
-            invoiced_due_cents=snapshot.due.get(id_, 0),
             days=tuple(DayOfUse(day, days.get(day, 0)) for day in sums.days_of(month)),
             chain=tuple(
                 ChainMark(each, after, link, snapshot.heads.get((id_, each, link), ""))

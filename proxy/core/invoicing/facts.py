@@ -73,7 +73,6 @@ class MonthFacts(msgspec.Struct, frozen=True):
         late: earlier months, by item and day: what came after their invoices.
         lots: all of them, in the order in which they were bought; later ones too: they pay for nothing of before.
         used_by_day: pico-euros by day, of everything that is invoiced by now or by this one: what lots are drawn by.
-        invoiced_due_cents: what documents that stand have asked for beyond credit, net, before this one.
         days: ``used``, by day of the month, each day of it.
         chain: what it covers: its own month first.
     """
@@ -86,6 +85,5 @@ class MonthFacts(msgspec.Struct, frozen=True):
     late: tuple[Used, ...]
     lots: tuple[LotFact, ...]
     used_by_day: dict[str, int]
-    invoiced_due_cents: int
     days: tuple[DayOfUse, ...]
     chain: tuple[ChainMark, ...]

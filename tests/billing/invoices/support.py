@@ -114,7 +114,7 @@ class Desk:
         return {each.account: (each.result.value, each.number or each.why) for each in outcomes}
 
     async def numbers(self) -> list[str]:
-        return [info.number for info in await self.invoices.list()]
+        return [info.number for info in await self.invoices.find()]
 
     async def document(self, number: str) -> Invoice:
         return (await self.invoices.read(number)).document
