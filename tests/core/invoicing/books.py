@@ -188,7 +188,6 @@ class Books:
             late=sums(late, dated=True),
             lots=tuple(self.lot_fact(each) for each in self.lots),
             used_by_day=by_day([*own, *late, *(call for each in self.standing() for call in self.behind(each))]),
-            invoiced_due_cents=0,
             days=tuple(DayOfUse(day, days.get(day, 0)) for day in days_of(month)),
             chain=tuple(
                 ChainMark(each, after, link, f"{link:064x}" if link else "") for each, (after, link) in spans.items()
