@@ -1,4 +1,4 @@
-"""Tiers that accounts will hold from their next month on, beside those that they hold."""
+"""Tiers that accounts will hold from their next month on, beside those that they hold; and time zones stay."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -52,16 +52,31 @@ def upgrade() -> None:
 
 
 def _guard(connection: sa.Connection) -> None:
-    """Let the database itself refuse every change of a row but giving a planned one up."""
+    """Let the database itself refuse every change of a row but giving a planned one up, and of a time zone."""
     if connection.dialect.name == "postgresql":
         for verb, how in (("UPDATE", f"ROW WHEN (NOT ({_GIVES_UP}))"), ("DELETE", "ROW"), ("TRUNCATE", "STATEMENT")):
             connection.exec_driver_sql(
                 f"CREATE TRIGGER account_tiers_no_{verb.lower()} BEFORE {verb} ON account_tiers "
                 f"FOR EACH {how} EXECUTE FUNCTION tollgate_refuse_change()"
             )
+        connection.exec_driver_sql(
+            "CREATE FUNCTION tollgate_refuse_timezone() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            f"RAISE EXCEPTION '{_ZONE_STAYS}' USING ERRCODE = 'restrict_violation'; END $$"
+        )
+        connection.exec_driver_sql(
+            "CREATE TRIGGER accounts_no_timezone BEFORE UPDATE ON accounts FOR EACH ROW "
+            "WHEN (NEW.timezone <> OLD.timezone) EXECUTE FUNCTION tollgate_refuse_timezone()"
+        )
         return
     for verb, when in (("UPDATE", f"WHEN NOT ({_GIVES_UP})"), ("DELETE", "")):
         connection.exec_driver_sql(
             f"CREATE TRIGGER account_tiers_no_{verb.lower()} BEFORE {verb} ON account_tiers {when} BEGIN "
             "SELECT RAISE(ABORT, 'tollgate: rows of account_tiers are never changed or removed'); END"
         )
+    connection.exec_driver_sql(
+        "CREATE TRIGGER accounts_no_timezone BEFORE UPDATE ON accounts WHEN NEW.timezone <> OLD.timezone BEGIN "
+        f"SELECT RAISE(ABORT, '{_ZONE_STAYS}'); END"
+    )
+
+
+_ZONE_STAYS = "tollgate: the time zone of an account is never changed: its months are named in it"
