@@ -12,20 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Final, NamedTuple
 
-import msgspec
-from sqlalchemy import Insert, TextClause, select, text
+from sqlalchemy import Insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.chain import NO_HEAD, batch_digest, entry_bytes, entry_digest, next_head, pack_leaves
 from proxy.core.entries import Entry
 from proxy.ledger.invoice_schema import chain_heads, chain_links
 from proxy.ledger.rows import EntryId, entry_id, values_of
-from proxy.ledger.statements import Bulk
+from proxy.ledger.statements import BulkInsert, Row, found, json_rows
 
 Month = tuple[str, str]
 """Account id, month."""
-
-_to_json: Final = msgspec.json.Encoder().encode
 
 
 class Head(NamedTuple):
@@ -57,10 +54,15 @@ class Batch:
         # Sorted: the order in which rows are locked is the same for every shipper, so they never deadlock.
         self.entries: Final = {key: by_id[key] for key in sorted(by_id)}
         self.months: Final[Sequence[Month]] = [month for month, _ in groupby(self.entries, key=_month_of)]
-        self._canonical = {key: entry_bytes(values_of(entry)) for key, entry in self.entries.items()}
+        self._values = {key: values_of(entry) for key, entry in self.entries.items()}
+        self._canonical = {key: entry_bytes(values) for key, values in self._values.items()}
 
-    def rows(self, heads: Mapping[Month, Head]) -> str:
-        """Return the rows of ``entries`` as JSON, each with the link that comes after its month's head."""
+    def rows(self, heads: Mapping[Month, Head], ids: Iterable[EntryId]) -> Sequence[Row]:
+        """Return rows of ``entries``, each with the link that comes after its month's head."""
+        return [(*self._values[key], heads[key[0], key[1]].link + 1) for key in ids]
+
+    def json_rows(self, heads: Mapping[Month, Head]) -> str:
+        """Return all of them as JSON."""
         # The canonical bytes are the row but for its link: a JSON array, to which one more value is added.
         rows = (b"%b,%d]" % (row[:-1], heads[key[0], key[1]].link + 1) for key, row in self._canonical.items())
         return (b"[%b]" % b",".join(rows)).decode()
@@ -95,16 +97,12 @@ class Chain:
     """
 
     def __init__(self, *, postgresql: bool) -> None:
-        bulk = Bulk(postgresql=postgresql)
         key = "ON CONFLICT (account_id, month) DO UPDATE SET link = excluded.link"
         # WHERE false: PostgreSQL locks the row all the same, and writes none (its documentation of INSERT). SQLite's
         # writer has the database for itself.
-        self._lock = bulk.insert(chain_heads, f"{key} WHERE false") if postgresql else None
-        self._find: TextClause = text(
-            "SELECT account_id, month, link, head FROM chain_heads WHERE (account_id, month) IN "  # noqa: S608
-            f"(SELECT {bulk.fields(chain_heads, 2)} FROM {bulk.source})"
-        )
-        self._set: TextClause = bulk.insert(chain_heads, f"{key}, head = excluded.head")
+        self._lock = BulkInsert(chain_heads, f"{key} WHERE false", postgresql=True) if postgresql else None
+        self._find = found("account_id, month, link, head", chain_heads, 2, postgresql=postgresql)
+        self._set = BulkInsert(chain_heads, f"{key}, head = excluded.head", postgresql=postgresql)
         self._add: Insert = chain_links.insert()
 
     async def lock(self, connection: AsyncConnection, months: Sequence[Month]) -> Mapping[Month, Head]:
@@ -115,9 +113,9 @@ class Chain:
             months: in the order of their keys.
         """
         if self._lock is not None:
-            await connection.execute(self._lock, {"rows": _json((*month, *NOTHING) for month in months)})
+            await self._lock.run(connection, [(*month, *NOTHING) for month in months])
         # A statement of its own: it sees what was committed while the one before waited.
-        rows = await connection.execute(self._find, {"rows": _json(months)})
+        rows = await connection.execute(self._find, {"rows": json_rows(months)})
         found = {(account_id, month): Head(link, head) for account_id, month, link, head in rows}
         return {month: found.get(month, NOTHING) for month in months}
 
@@ -125,8 +123,7 @@ class Chain:
         """Add links, and move the heads of their months, which are locked."""
         added = list(links)
         await connection.execute(self._add, [link._asdict() for link in added])
-        rows = ((link.account_id, link.month, link.link, link.head) for link in added)
-        await connection.execute(self._set, {"rows": _json(rows)})
+        await self._set.run(connection, [(link.account_id, link.month, link.link, link.head) for link in added])
 
 
 async def head_of(connection: AsyncConnection, account_id: str, month: str) -> Head:
@@ -139,7 +136,3 @@ async def head_of(connection: AsyncConnection, account_id: str, month: str) -> H
 
 def _month_of(key: EntryId) -> Month:
     return key[0], key[1]
-
-
-def _json(rows: Iterable[Sequence[object]]) -> str:
-    return _to_json(list(rows)).decode()

@@ -163,7 +163,7 @@ def _begin_sqlite(connection: Connection) -> None:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (IntegrityError, DataError) as exc:
+    except (IntegrityError, DataError, OverflowError) as exc:  # OverflowError: an integer that SQLite cannot hold
         raise LedgerRefusedError(f"the ledger refused it: {_kind(exc)}") from exc
     except DBAPIError as exc:
         state = getattr(exc.orig, "sqlstate", None) or ""

@@ -19,19 +19,18 @@ from proxy.core.limits import Limit, LimitKind
 from proxy.core.pricing import PriceBook
 from proxy.core.usage import TariffClass, UsageType
 from proxy.ledger import prices
-from proxy.ledger.chain import Batch, Chain
+from proxy.ledger.chain import Batch, Chain, Head, Month
 from proxy.ledger.database import Database
 from proxy.ledger.outbox import Outbox
 from proxy.ledger.rows import EntryId, entry_id, entry_of, sums_of
 from proxy.ledger.schema import calls_monthly, entries, rollups_monthly
 from proxy.ledger.seeds import latest_calls, share_of, spent_nano, window_amounts
-from proxy.ledger.statements import Statements
+from proxy.ledger.statements import Statements, json_rows
 from proxy.limiter import Seed
 
 _IDS_MAX: Final = 1000
 _SEED_CALLS_MS: Final = 600_000
 """A settlement that is still on its way to a limiter which has lost its data is not older."""
-_to_json: Final = msgspec.json.Encoder().encode
 
 
 class UsageLine(msgspec.Struct, frozen=True):
@@ -103,8 +102,7 @@ class Ledger:
             if versions and self._book is not None:
                 await prices.keep(self._database, connection, self._book, versions, self._clock_ms())
             heads = await self._chain.lock(connection, batch.months)
-            rows = await connection.execute(self._statements.insert_entries, {"rows": batch.rows(heads)})
-            inserted = [(account_id, month, call_id) for account_id, month, call_id in rows]
+            inserted = await self._insert_entries(connection, batch, heads)
             if inserted:
                 await self._chain.add(connection, batch.links(heads, inserted, self._clock_ms()))
                 await self._add_rollups(connection, (batch.entries[key] for key in inserted))
@@ -112,10 +110,23 @@ class Ledger:
             self._versions_kept |= versions & {version.id for version in self._book.versions}
         return len(inserted)
 
+    async def _insert_entries(
+        self, connection: AsyncConnection, batch: Batch, heads: Mapping[Month, Head]
+    ) -> Sequence[EntryId]:
+        """Insert what is new of a batch, whose heads are locked, and return its ids."""
+        if self._database.is_postgresql:
+            rows = await self._statements.insert_entries.returned(connection, batch.json_rows(heads))
+            return [(account_id, month, call_id) for account_id, month, call_id in rows]
+        # SQLite's writer is alone: what is not there now is new.
+        found = await connection.execute(self._statements.find_entries, {"rows": json_rows(list(batch.entries))})
+        new = batch.entries.keys() - {(account_id, month, call_id) for account_id, month, call_id in found}
+        await self._statements.insert_entries.run(connection, batch.rows(heads, sorted(new)))
+        return list(new)
+
     async def _add_rollups(self, connection: AsyncConnection, inserted: Iterable[Entry]) -> None:
         for sums, (rollups, calls) in zip(sums_of(inserted), self._statements.add_rollups, strict=True):
-            await connection.execute(rollups, {"rows": _json(sums.rollup_rows())})
-            await connection.execute(calls, {"rows": _json(sums.calls_rows())})
+            await rollups.run(connection, sums.rollup_rows())
+            await calls.run(connection, sums.calls_rows())
 
     async def check_prices(self, book: PriceBook) -> None:
         """Refuse a price book that changes a version which entries were rated with.
@@ -214,14 +225,10 @@ async def missing_entries(
         by_id.setdefault(entry_id(entry), entry)
     ids = list(by_id)
     for start in range(0, len(ids), _IDS_MAX):
-        found = await connection.execute(statements.find_entries, {"rows": _json(ids[start : start + _IDS_MAX])})
+        found = await connection.execute(statements.find_entries, {"rows": json_rows(ids[start : start + _IDS_MAX])})
         for account_id, month, call_id in found:
             del by_id[account_id, month, call_id]
     return list(by_id.values())
-
-
-def _json(rows: Iterable[Sequence[object]]) -> str:
-    return _to_json(list(rows)).decode()
 
 
 def month_usage(calls: int, lines: Mapping[tuple[str, str, str], Sequence[int]]) -> MonthUsage:
