@@ -148,7 +148,7 @@ class App:
             self.metrics,
             self._ready,
             draining=lambda: self.draining,
-            routes=finance_routes(place, lambda: self._holder.current, self._worker),
+            routes=finance_routes(place, self.views_database, lambda: self._holder.current, self._worker),
         )
         self._watch(self.pools.watch(), "pools")
         self._watch(self.settlement.beat(), "heartbeat")
