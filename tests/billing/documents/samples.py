@@ -98,7 +98,18 @@ def facts(used=USED, late=LATE, credit_cents: int = 0) -> MonthFacts:
     lot = Lot("lot1", credit_cents * PICO_PER_CENT, "2026-07-01")
     lots = (LotFact(lot, "Recharge <juillet> #1", 0, DEPOSIT),) if credit_cents else ()
     chain = (ChainMark(MONTH, 0, 412, HEADS[0]), *([ChainMark("2026-07", 380, 383, HEADS[1])] if late else []))
-    return MonthFacts("acc_1", "ateliers", "Tier 3", MONTH, sums, dated, lots, by_day, 0, days, chain)
+    return MonthFacts(
+        account_id="acc_1",
+        account_name="ateliers",
+        tier="Tier 3",
+        month=MONTH,
+        used=sums,
+        late=dated,
+        lots=lots,
+        used_by_day=by_day,
+        days=days,
+        chain=chain,
+    )
 
 
 def _days(cost_pico: int) -> tuple[DayOfUse, ...]:
@@ -130,7 +141,14 @@ def invoice(
 def deposit(who: Buyer | None = None, cents: int = 50_000) -> Invoice:
     """Draft the invoice of credit that was bought, and number it."""
     lot = Lot("lot1", cents * PICO_PER_CENT, "2026-07-01")
-    what = DepositFacts("acc_1", "ateliers", "Tier 3", lot, "Recharge <juillet> #1", DEPOSIT.issue_date)
+    what = DepositFacts(
+        account_id="acc_1",
+        account_name="ateliers",
+        tier="Tier 3",
+        lot=lot,
+        reference="Recharge <juillet> #1",
+        bought_day=DEPOSIT.issue_date,
+    )
     return numbered(deposit_invoice(what, SELLER, who or buyer(), DEPOSIT.issue_date), DEPOSIT.number)
 
 
