@@ -135,7 +135,11 @@ def _terms(invoice: Invoice, terms: InvoicingTerms) -> Iterator[str]:
     if invoice.number and invoice.number.split("-")[0] != series:
         yield f"{invoice.number} is not of the series {series}"
     shown = any(line.kind is LineKind.DRAWN for line in invoice.lines)
-    if invoice.kind is DocumentKind.INVOICE and invoice.drawn_cents and shown != (terms.drawn_credit is DrawnCredit.DEPOSIT_LINE):
+    if (
+        invoice.kind is DocumentKind.INVOICE
+        and invoice.drawn_cents
+        and shown != (terms.drawn_credit is DrawnCredit.DEPOSIT_LINE)
+    ):
         yield f"the credit that it draws is not shown as a {terms.drawn_credit}"
 
 
@@ -323,8 +327,14 @@ def _against_lines(invoice: Invoice, sums: _Sum) -> Iterator[str]:
             key = ("" if line.kind is LineKind.USAGE else line.first_day, line.usage)
             lines[key] = lines.get(key, 0) + line.quantity
     for key in sorted({*lines, *sums}, key=str):
-        if lines.get(key, 0) != sums.get(key, 0):
-            yield f"{key[0] or invoice.month}, {key[1]}: {sums.get(key, 0)} were used, {lines.get(key, 0)} are invoiced"
+        used, invoiced = sums.get(key, 0), lines.get(key, 0)
+        if used != invoiced:
+            yield f"{key[0] or invoice.month}, {_name(key[1])}: {used} were used, {invoiced} are invoiced"
+
+
+def _name(item: UsageItem) -> str:
+    words = f"{item.model} {item.usage_type} {item.tariff_class}"
+    return f"{words} ({item.price_version}, {item.unit_price_pico})"
 
 
 def _against_days(invoice: Invoice, days: dict[str, Fraction]) -> Iterator[str]:
