@@ -37,11 +37,18 @@ BATCH: Final = 100
 
 
 class Months:
-    """Drafts and issues the invoices of months."""
+    """Drafts and issues the invoices of months.
 
-    def __init__(self, office: Office, press: Press) -> None:
+    Args:
+        office: where they are issued.
+        press: brings them to the ledger.
+        batch: how many accounts are issued in one transaction.
+    """
+
+    def __init__(self, office: Office, press: Press, batch: int = BATCH) -> None:
         self._office = office
         self._press = press
+        self._batch = batch
         self._deposits = Deposits(office, press)
         self._reader = MonthFactsReader(office.database, office.tiers)
         self._buyers = Buyers(office.database)
@@ -98,9 +105,9 @@ class Months:
             if known.id in waiting and known.id not in outcomes:
                 outcomes[known.id] = Outcome(known.name, Result.REFUSED, why=_waits(known, month, waiting[known.id]))
         free = [known for known in wanted if known.id not in outcomes]
-        for start in range(0, len(free), BATCH):
+        for start in range(0, len(free), self._batch):
             advanced(len(wanted) - len(free) + start, len(wanted))
-            outcomes |= await self._issue_batch(month, free[start : start + BATCH])
+            outcomes |= await self._issue_batch(month, free[start : start + self._batch])
         advanced(len(wanted), len(wanted))
         return [outcomes[known.id] for known in wanted]
 
