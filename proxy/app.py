@@ -245,7 +245,7 @@ class App:
         # Whoever comes first works for all workers and replicas.
         events = Events(self.database)
         self.delivery = Delivery(events, unix_ms)
-        watcher = Watcher(self.database, self.directory.accounts_at, lambda: self._holder.current.tiers, unix_ms)
+        watcher = Watcher(self.database, lambda: self.directory.accounts, lambda: self._holder.current.tiers, unix_ms)
         holder = new_id("work")
         return EventWork(
             events, watcher, self.delivery, lambda: self._holder.current.webhook, holder, unix_ms, log_failure

@@ -63,6 +63,7 @@ def usage_document(account: Account, month: str, used: MonthUsage) -> dict[str, 
                 "model": line.model,
                 "quantity": line.quantity,
                 "cost_eur": euros_text(line.cost_pico),
+                "price_version": line.price_version,
             }
             for line in used.lines
         ],
@@ -70,13 +71,15 @@ def usage_document(account: Account, month: str, used: MonthUsage) -> dict[str, 
 
 
 def _print_table(account: Account, month: str, used: MonthUsage) -> None:
-    table = Table("model", "class", "type", "quantity", "euros", title=f"{account.name}, {month}", show_footer=True)
-    for column in table.columns[3:]:
+    table = Table(
+        "model", "class", "type", "prices", "quantity", "euros", title=f"{account.name}, {month}", show_footer=True
+    )
+    for column in table.columns[4:]:
         column.justify = "right"
     for line in used.lines:
         quantity = f"{line.quantity:,}"
         cost = euros_text(line.cost_pico)
-        table.add_row(line.model, line.tariff_class.value, line.usage_type.value, quantity, cost)
+        table.add_row(line.model, line.tariff_class.value, line.usage_type.value, line.price_version, quantity, cost)
     table.columns[0].footer = f"calls: {used.calls:,}"
-    table.columns[4].footer = euros_text(used.cost_pico)
+    table.columns[5].footer = euros_text(used.cost_pico)
     Console().print(table)

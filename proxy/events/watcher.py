@@ -12,7 +12,7 @@ from typing import Final
 
 from proxy.billing.statement import is_active, statement_of
 from proxy.core.accounts import Account
-from proxy.core.calendar import month_of
+from proxy.core.calendar import month_bounds_ms, month_of
 from proxy.core.catalogue import Tier
 from proxy.core.events import Event, EventKind
 from proxy.core.levels import with_overrides
@@ -46,7 +46,7 @@ class Watcher:
 
     Args:
         database: migrated.
-        accounts: returns every account by id, as it is at a time (Unix milliseconds).
+        accounts: returns every account by id, as it is stored (``Account.at``).
         tiers: returns the tiers in force.
         clock_ms: Unix milliseconds.
     """
@@ -54,7 +54,7 @@ class Watcher:
     def __init__(
         self,
         database: Database,
-        accounts: Callable[[int], Mapping[str, Account]],
+        accounts: Callable[[], Mapping[str, Account]],
         tiers: Callable[[], Mapping[str, Tier]],
         clock_ms: Callable[[], int],
     ) -> None:
@@ -99,14 +99,16 @@ class Watcher:
 
     async def _spending(self, now_ms: int) -> list[Event]:
         months = {month_of(now_ms - _BEHIND_MS, "UTC"), month_of(now_ms + _AHEAD_MS, "UTC")}
-        spending = await self._watching.spending(months, now_ms)
+        spending = await self._watching.spending(months, now_ms, now_ms - _BEHIND_MS)
         events: list[Event] = []
         unknown = 0
-        accounts, tiers = self._accounts(now_ms), self._tiers()
+        accounts, tiers = self._accounts(), self._tiers()
         for (account_id, month), spent_pico in spending.pico.items():
             account = accounts.get(account_id)
-            tier = tiers.get(account.tier) if account is not None else None
-            if account is None or tier is None:
+            if account is None:
+                continue
+            tier = tiers.get(_held_in(account, month, spending.changes.get(account_id, ()), now_ms))
+            if tier is None:
                 continue
             if overrides := spending.overrides.get(account_id):
                 tier, _ = with_overrides(tier, overrides, now_ms)
@@ -130,7 +132,7 @@ class Watcher:
         return has_moved
 
     async def _expiring(self, now_ms: int) -> list[Event]:
-        events, accounts = [], self._accounts(now_ms)
+        events, accounts = [], self._accounts()
         for lot in await self._watching.ending(now_ms, now_ms + EXPIRING_MS):
             account = accounts.get(lot.account_id)
             identity = (lot.account_id, EventKind.CREDIT_EXPIRING.value, lot.id, 0)
@@ -147,10 +149,26 @@ class Watcher:
         return events
 
     async def _activated(self, now_ms: int) -> list[Event]:
-        events, accounts, tiers = [], self._accounts(now_ms), self._tiers()
+        events, accounts, tiers = [], self._accounts(), self._tiers()
         for account_id in sorted(await self._watching.changed_between(now_ms - LOOK_BACK_MS, now_ms)):
             account = accounts.get(account_id)
-            tier = tiers.get(account.tier) if account is not None else None
+            tier = tiers.get(account.at(now_ms).tier) if account is not None else None
             if account is not None and tier is not None and tier.purchase_credit_pico and is_active(tier, account):
                 events.append(found.tier_activated(account, tier))
         return events
+
+
+def _held_in(account: Account, month: str, changes: Sequence[tuple[int, str]], now_ms: int) -> str:
+    """Return the tier that an account holds in a month, or held at its end.
+
+    Args:
+        account: as it is stored.
+        month: ``YYYY-MM``.
+        changes: all its tiers in order, (from when on in Unix ms, id), if one has changed since that end; else none.
+        now_ms: the time.
+    """
+    if not changes:
+        return account.at(now_ms).tier
+    _, ends_ms = month_bounds_ms(month, account.timezone)
+    held = [tier for since_ms, tier in changes if since_ms < min(ends_ms, now_ms + 1)]
+    return held[-1] if held else changes[0][1]

@@ -31,7 +31,6 @@ from proxy.ledger.schema import directory_changes, keys
 _log = structlog.get_logger(__name__)
 
 POLL_S: Final = 0.4
-NEVER_MS: Final = 2**63
 
 
 class Directory:
@@ -51,7 +50,6 @@ class Directory:
         self._monotonic_s = monotonic_s
         self._by_digest: Mapping[str, Principal] = {}
         self._accounts: Mapping[str, Account] = {}
-        self._turns_ms = NEVER_MS  # when the first planned change of a tier comes due
         self._version = -1
         self._fresh_at_s = monotonic_s()
         self._is_failing = False
@@ -86,11 +84,10 @@ class Directory:
             return None
         return principal if principal.account.planned is None else principal.at(now_ms)
 
-    def accounts_at(self, now_ms: int) -> Mapping[str, Account]:
-        """Return every account by id, as of the snapshot, with the tier that it holds at a time."""
-        if now_ms < self._turns_ms:
-            return self._accounts
-        return {id_: account.at(now_ms) for id_, account in self._accounts.items()}
+    @property
+    def accounts(self) -> Mapping[str, Account]:
+        """Every account by id, as of the snapshot: ``Account.at`` tells the tier that one holds at a time."""
+        return self._accounts
 
     @property
     def age_s(self) -> float:
@@ -109,8 +106,6 @@ class Directory:
             has_changed = version != self._version
             if has_changed:
                 self._accounts, self._by_digest = await _load(connection)
-                planned = (account.planned for account in self._accounts.values())
-                self._turns_ms = min((each.from_ms for each in planned if each is not None), default=NEVER_MS)
                 self._version = version
         self._fresh_at_s = asked_at_s
         return has_changed

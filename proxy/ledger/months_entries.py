@@ -23,7 +23,7 @@ from proxy.core.usage import UsageType
 from proxy.ledger.accounts import ACCOUNTS, account_of, find_account
 from proxy.ledger.database import Database
 from proxy.ledger.keys import key_of
-from proxy.ledger.schema import accounts, calls_monthly, entries, keys, limit_overrides, quantity_column
+from proxy.ledger.schema import account_tiers, accounts, calls_monthly, entries, keys, limit_overrides, quantity_column
 from proxy.ledger.tiers import standing_changes
 
 WINDOW_MAX_MS: Final = 86_400_000
@@ -117,7 +117,7 @@ class MonthsEntries:
             known = {row.id: account_of(row).at(now_ms) for row in await connection.execute(query)}
             for account_id in calls.keys() - known.keys():  # entries outlive everything
                 known[account_id] = Account(account_id, account_id, "")
-            tiers = await standing_changes(connection, only)
+            tiers = await standing_changes(connection, None if only is None else account_tiers.c.account_id == only)
             overrides = await _overrides(connection, only)
             limited = await _limited_keys(connection, only)
         return sorted(

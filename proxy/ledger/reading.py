@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,7 +28,7 @@ from proxy.ledger.outbox_file import read_pending
 from proxy.ledger.rows import entry_of
 from proxy.ledger.schema import calls_daily, calls_monthly, entries, rollups_daily, rollups_monthly
 from proxy.ledger.statements import Statements
-from proxy.ledger.store import MonthUsage, missing_entries, month_usage
+from proxy.ledger.store import LineKey, MonthUsage, missing_entries, month_usage
 
 PENDING_MAX: Final = 10_000
 """Entries of one account in one outbox, of which a sum can still be made: beyond it the ledger is minutes behind."""
@@ -148,19 +148,19 @@ async def _usage(
     counts = await connection.execute(
         select(calls.c.calls).where(calls.c.account_id == account_id, calls.c[column] == value)
     )
-    lines: defaultdict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
-    for *key, quantity, cost_pico in rows:
-        _add(lines, tuple(key), quantity, cost_pico)
+    lines: defaultdict[LineKey, list[int]] = defaultdict(lambda: [0, 0])  # of all price versions together
+    for model, tariff_class, usage_type, quantity, cost_pico in rows:
+        _add(lines, (model, tariff_class, usage_type, ""), quantity, cost_pico)
     count = sum(number for (number,) in counts)
     for entry in missing:
         count += 1
         for line in entry.charge.lines:
-            key = [entry.model, entry.tariff_class.value, line.usage_type.value]
-            _add(lines, tuple(key), line.amount, line.cost_pico)
+            key = (entry.model, entry.tariff_class.value, line.usage_type.value, "")
+            _add(lines, key, line.amount, line.cost_pico)
     return month_usage(count, lines)
 
 
-def _add(lines: dict[Any, list[int]], key: tuple[str, ...], quantity: int, cost_pico: int) -> None:
+def _add(lines: dict[LineKey, list[int]], key: LineKey, quantity: int, cost_pico: int) -> None:
     line = lines[key]
     line[0] += quantity
     line[1] += cost_pico

@@ -31,16 +31,18 @@ from proxy.limiter import Seed
 _IDS_MAX: Final = 1000
 _SEED_CALLS_MS: Final = 600_000
 """A settlement that is still on its way to a limiter which has lost its data is not older."""
+LineKey = tuple[str, str, str, str]
 
 
 class UsageLine(msgspec.Struct, frozen=True):
-    """What an account used of one type, in one class, with one model."""
+    """What an account used of one type, in one class, with one model, at one version's price; empty: at any's."""
 
     usage_type: UsageType
     tariff_class: TariffClass
     model: str
     quantity: int
     cost_pico: int
+    price_version: str = ""
 
 
 class MonthUsage(msgspec.Struct, frozen=True):
@@ -49,7 +51,7 @@ class MonthUsage(msgspec.Struct, frozen=True):
     Args:
         calls: how many, each counted once.
         cost_pico: sum over the lines.
-        lines: in the order of model, class, type.
+        lines: in the order of model, class, type, price version.
     """
 
     calls: int
@@ -154,22 +156,28 @@ class Ledger:
         waiting = [entry for entry in pending if entry.account_id == account_id and entry.month == month]
         async with self._database.read() as connection:
             rollups = await connection.execute(
-                select(table.usage_type, table.tariff_class, table.model, table.quantity, table.cost_pico).where(
-                    table.account_id == account_id, table.month == month
-                )
+                select(
+                    table.model,
+                    table.tariff_class,
+                    table.usage_type,
+                    table.price_version,
+                    table.quantity,
+                    table.cost_pico,
+                ).where(table.account_id == account_id, table.month == month)
             )
             counts = await connection.execute(
                 select(calls_table.calls).where(calls_table.account_id == account_id, calls_table.month == month)
             )
             missing = await missing_entries(connection, self._statements, waiting)
-        lines: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
-        for usage_type, tariff_class, model, quantity, cost_pico in rollups:
-            line = lines[model, tariff_class, usage_type]
+        lines: dict[LineKey, list[int]] = defaultdict(lambda: [0, 0])
+        for model, tariff_class, usage_type, version, quantity, cost_pico in rollups:
+            line = lines[model, tariff_class, usage_type, version]
             line[0] += quantity
             line[1] += cost_pico
         for entry in missing:
             for charged in entry.charge.lines:
-                line = lines[entry.model, entry.tariff_class.value, charged.usage_type.value]
+                key = (entry.model, entry.tariff_class.value, charged.usage_type.value, entry.charge.price_version)
+                line = lines[key]
                 line[0] += charged.amount
                 line[1] += charged.cost_pico
         return month_usage(sum(count for (count,) in counts) + len(missing), lines)
@@ -231,18 +239,18 @@ async def missing_entries(
     return list(by_id.values())
 
 
-def month_usage(calls: int, lines: Mapping[tuple[str, str, str], Sequence[int]]) -> MonthUsage:
+def month_usage(calls: int, lines: Mapping[LineKey, Sequence[int]]) -> MonthUsage:
     """Return a period's sums, in order.
 
     Args:
         calls: how many.
-        lines: quantity and pico-euros by model, class and type.
+        lines: quantity and pico-euros by model, class, type and price version (empty: all of them together).
     """
     order = {usage_type.value: place for place, usage_type in enumerate(UsageType)}
     classes = list(TariffClass)
-    ordered = sorted(lines, key=lambda key: (key[0], classes.index(TariffClass(key[1])), order[key[2]]))
-    used = tuple(
-        UsageLine(UsageType(usage_type), TariffClass(tariff_class), model, *lines[model, tariff_class, usage_type])
-        for model, tariff_class, usage_type in ordered
-    )
-    return MonthUsage(calls, sum(line.cost_pico for line in used), used)
+    ordered = sorted(lines, key=lambda key: (key[0], classes.index(TariffClass(key[1])), order[key[2]], key[3]))
+    used = []
+    for key in ordered:
+        (model, tariff_class, usage_type, version), (quantity, cost_pico) = key, lines[key]
+        used.append(UsageLine(UsageType(usage_type), TariffClass(tariff_class), model, quantity, cost_pico, version))
+    return MonthUsage(calls, sum(line.cost_pico for line in used), tuple(used))

@@ -12,7 +12,7 @@ from collections import defaultdict
 from typing import Final
 
 import msgspec
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.accounts import Account, PlannedTier
@@ -84,12 +84,14 @@ async def history_of(connection: AsyncConnection, account_id: str) -> list[TierC
     ]
 
 
-async def standing_changes(connection: AsyncConnection, only: str | None) -> defaultdict[str, list[tuple[int, str]]]:
-    """Return (from when on in Unix ms, tier) of every change that stands, in order, by account; or of one account's."""
+async def standing_changes(
+    connection: AsyncConnection, of: ColumnElement[bool] | None = None
+) -> defaultdict[str, list[tuple[int, str]]]:
+    """Return (from when on in Unix ms, tier) of every change that stands, in order, by account; or of some accounts."""
     table = account_tiers.c
     query = _CHANGES.where(table.dropped_ms.is_(None)).order_by(table.effective_ms)
-    if only is not None:
-        query = query.where(table.account_id == only)
+    if of is not None:
+        query = query.where(of)
     found: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
     for row in await connection.execute(query):
         found[row.account_id].append((row.effective_ms, row.tier))

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from proxy.cli.credit import credit
 from proxy.cli.keys import keys
 from proxy.cli.usage import usage
 from proxy.core.accounts import digest_of, is_well_formed_key
-from proxy.core.calendar import month_of
+from proxy.core.calendar import month_bounds_ms, month_of
 from proxy.core.usage import TariffClass, UsageType
 from proxy.ledger.database import Database
 from proxy.ledger.outbox import Outbox
@@ -102,6 +103,32 @@ def test_a_key_is_rotated_with_an_overlap_and_revoked(state):
     assert {key["id"]: key["state"] for key in as_json("keys list acme")}[old["id"]] == "revoked"
 
 
+def test_a_tier_can_change_next_month_and_the_plan_be_given_up(state):
+    out("accounts create acme --tier tier1 --timezone UTC")
+    said = out("accounts set-tier acme tier3 --when next-month")
+    decided_ms = as_json("accounts show acme")["tiers"][-1]["decided_ms"]
+    _, begins_ms = month_bounds_ms(month_of(decided_ms, "UTC"), "UTC")
+    begins = str(datetime.fromtimestamp(begins_ms // 1000, UTC))
+    assert said == f"Account acme holds tier1, tier3 from {begins}.\n"
+    assert f"tier1, tier3 from {begins}" in out("accounts list")
+    shown = out("accounts show acme")
+    assert f"tier tier1, tier3 from {begins}, time zone UTC" in shown
+    assert f"to come: tier3 since {begins}, decided {datetime.fromtimestamp(decided_ms // 1000, UTC)}, by " in shown
+    assert as_json("accounts show acme")["planned"] == {"tier": "tier3", "from_ms": begins_ms}
+    assert out("accounts set-tier acme tier2") == f"Account acme holds tier2, tier3 from {begins}.\n"
+    assert out("accounts keep-tier acme") == "Account acme keeps tier2.\n"
+    assert f"given up: tier3 since {begins}, decided " in out("accounts show acme")
+    assert as_json("accounts list")[0]["planned"] is None
+    assert run("accounts set-tier acme tier9 --when next-month").exit_code == 2
+    assert run("accounts set-tier acme tier3 --when yesterday").exit_code == 2
+    assert run("accounts keep-tier nobody").exit_code == 1
+
+
+def test_the_time_zone_of_an_account_stays(state):
+    out("accounts create acme --tier tier1 --timezone UTC")
+    assert "No such option" in run("accounts set acme --timezone Europe/Paris").output
+
+
 def test_credit_is_added_once_for_each_reference(state):
     out("accounts create acme --tier tier1")
     assert out("credit add acme 50.25 --reference R7") == "Added 50.25 € to acme (R7).\n"
@@ -113,14 +140,15 @@ def test_credit_is_added_once_for_each_reference(state):
 def test_usage_is_the_documented_document(state):
     account_id = as_json("accounts create acme --tier tier1")["id"]
     month = asyncio.run(one_call_shipped(state, account_id))
+    of = {"class": "standard", "model": "gpt-oss:120b", "price_version": "2026-01"}
     assert as_json("usage --account acme") == {
         "account": "acme",
         "month": month,
         "calls": 1,
         "cost_eur": "0.000363",
         "usage": [
-            {"type": "input", "class": "standard", "model": "gpt-oss:120b", "quantity": 15, "cost_eur": "0.000027"},
-            {"type": "output", "class": "standard", "model": "gpt-oss:120b", "quantity": 42, "cost_eur": "0.000336"},
+            {**of, "type": "input", "quantity": 15, "cost_eur": "0.000027"},
+            {**of, "type": "output", "quantity": 42, "cost_eur": "0.000336"},
         ],
     }
     assert as_json("usage --account acme --month 2020-01") == {

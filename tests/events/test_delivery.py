@@ -32,7 +32,7 @@ class Replica:
         self.failures = []
         self.work = EventWork(
             self.events,
-            Watcher(database, lambda _: {}, dict, clock),
+            Watcher(database, dict, dict, clock),
             self.delivery,
             lambda: self.webhook,
             name,

@@ -24,9 +24,11 @@ from tests.ledger.support import NOON_MS, PRICES, entry, rows_of
 
 EURO = 10**12
 DAY_MS = 86_400_000
+DECEMBER_MS = 1_796_079_600_000  # 2026-12-01 00:00 in Paris
 OUTPUT_PICO = PRICES[UsageType.OUTPUT]
 TIERS = {
     "small": Tier("small", "Small", 2 * EURO, 1000 * OUTPUT_PICO, None, None),
+    "large": Tier("large", "Large", None, 10_000 * OUTPUT_PICO, None, None),
     "free": Tier("free", "Free", None, None, None, None),
 }
 
@@ -41,7 +43,7 @@ class Scene:
         self.directory = Directory(database)
 
     def watcher(self):
-        return Watcher(self.database, self.directory.accounts_at, lambda: TIERS, self.clock)
+        return Watcher(self.database, lambda: self.directory.accounts, lambda: TIERS, self.clock)
 
     async def create(self, name, tier="free", **more):
         account = await self.accounts.create(name, tier, **more)
@@ -226,6 +228,41 @@ async def test_a_tier_that_has_been_paid_is_told_once(scene):
     assert await watcher.look() == []
 
 
+async def test_a_planned_tier_is_told_when_it_comes_and_one_that_was_given_up_never(scene):
+    await scene.create("acme", "free", credit_pico=2 * EURO)
+    await scene.create("other", "free", credit_pico=2 * EURO)
+    for name in ("acme", "other"):
+        await scene.accounts.plan_tier(name, "small")
+    await scene.accounts.keep_tier("other")
+    await scene.directory.refresh()
+    watcher = scene.watcher()
+    scene.clock.now_ms = DECEMBER_MS - 1
+    assert await watcher.look() == []
+    scene.clock.now_ms = DECEMBER_MS
+    (event,) = await watcher.look()
+    assert (event.kind, event.data["account"]) == (EventKind.TIER_ACTIVATED, "acme")
+    assert await watcher.look() == []
+
+
+@pytest.mark.parametrize("is_planned", [True, False])
+async def test_a_month_that_is_over_is_held_to_the_tier_of_its_end(scene, is_planned):
+    account = await scene.create("acme", "large")
+    if is_planned:
+        await scene.accounts.plan_tier("acme", "small")
+    await scene.use(account, 950)  # nearly all that "small" allows, and a tenth of what "large" does
+    scene.clock.now_ms = DECEMBER_MS
+    if not is_planned:
+        await scene.accounts.set_tier("acme", "small")
+    await scene.directory.refresh()
+    watcher = scene.watcher()
+    assert await watcher.look() == []
+    await scene.accounts.plan_tier("acme", "free")  # which writes what had come due
+    await scene.directory.refresh()
+    assert await watcher.look() == []
+    await scene.use(account, 950, "2026-12-01")
+    assert {event.subject for event in await watcher.look()} == {"2026-12"}
+
+
 async def test_what_was_activated_long_ago_is_not_told(scene):
     await scene.create("acme", "small", credit_pico=2 * EURO)
     scene.clock.now_ms += 8 * DAY_MS
@@ -268,7 +305,7 @@ async def test_accounts_of_tiers_that_are_gone_are_passed_over(scene):
 async def test_the_same_thing_is_kept_once_whatever_is_said_of_it(database, clock):
     events = Events(database)
     account = await Accounts(database, clock).create("acme", "free")
-    watcher = Watcher(database, lambda _: {}, dict, clock)
+    watcher = Watcher(database, dict, dict, clock)
     assert await watcher.look() == []
     event = Event(account.id, EventKind.BUDGET_REACHED, "2026-11", 50, {"spent_eur": "1.00"})
     again = msgspec.structs.replace(event, data={"spent_eur": "2.00"})

@@ -52,7 +52,7 @@ async def test_the_sum_of_what_was_bought_stands_with_the_account_and_reaches_ev
         await credit.add("acme", 2 * EURO, "a")
     await credit.add("acme", 3 * EURO + 1, "b")
     assert await directory.refresh()
-    assert directory.accounts_at(NOON_MS)[account.id].credit_paid_pico == 5 * EURO + 1
+    assert directory.accounts[account.id].credit_paid_pico == 5 * EURO + 1
     assert (await Accounts(database).named("acme")).credit_paid_pico == 5 * EURO + 1
     assert not await directory.refresh()
     await credit.add("acme", 2 * EURO, "a")
@@ -117,10 +117,10 @@ async def test_the_first_credit_comes_with_the_account(database, clock):
 async def test_an_account_may_be_held_to_its_credit_and_let_go(database, clock, account):
     accounts, directory = Accounts(database, clock), Directory(database)
     await directory.refresh()
-    assert not directory.accounts_at(NOON_MS)[account.id].prepaid_only
+    assert not directory.accounts[account.id].prepaid_only
     assert (await accounts.set_prepaid_only("acme", prepaid_only=True)).prepaid_only
     assert await directory.refresh()
-    assert directory.accounts_at(NOON_MS)[account.id].prepaid_only
+    assert directory.accounts[account.id].prepaid_only
     await accounts.set_prepaid_only("acme", prepaid_only=True)
     assert not await directory.refresh()
     assert not (await accounts.set_prepaid_only("acme", prepaid_only=False)).prepaid_only

@@ -4,6 +4,7 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
 from uuid_utils import uuid7
 
@@ -46,7 +47,7 @@ async def test_the_month_is_what_the_ledger_says_and_the_day_is_the_part_of_it(r
     before = entry(month="2026-10", day="2026-10-31")
     await ledger.insert([entry(), entry(), audio, before])
     of_day, of_month = await reader.sums("acc_a", DAY, MONTH)
-    assert of_month == await ledger.usage("acc_a", MONTH)
+    assert of_month == all_versions(await ledger.usage("acc_a", MONTH))
     assert of_day.calls == 2
     assert amounts(of_day) == {
         ("gpt-oss:120b", "input"): (30, 30 * 1_800_000),
@@ -161,3 +162,15 @@ async def test_a_charge_of_nothing_comes_back_as_one(reader, ledger):
     await ledger.insert([one])
     found = await reader.entry("acc_a", one.call_id)
     assert [(line.amount, line.cost_pico) for line in found.charge.lines] == [(0, 0), (2, 16_000_000)]
+
+
+async def test_a_customer_is_told_the_sum_of_what_he_used_at_two_prices(reader, ledger, outbox):
+    await ledger.insert([entry(), entry(version="2026-11b")])
+    await outbox.commit(entry(version="2026-11c"))
+    _, of_month = await reader.sums("acc_a", DAY, MONTH)
+    assert [(line.quantity, line.price_version) for line in of_month.lines] == [(45, ""), (126, "")]
+
+
+def all_versions(used):
+    lines = tuple(msgspec.structs.replace(line, price_version="") for line in used.lines)
+    return msgspec.structs.replace(used, lines=lines)

@@ -48,7 +48,7 @@ async def test_of_two_entries_of_one_call_the_first_counts(ledger):
     assert (await ledger.usage("acc_a", "2026-11")).lines[0].quantity == 1
 
 
-async def test_usage_is_told_by_model_class_and_type(ledger):
+async def test_usage_is_told_by_model_class_type_and_price_version(ledger):
     await ledger.insert(
         [
             entry(used=[(UsageType.INPUT, 10), (UsageType.REASONING, 1)]),
@@ -64,10 +64,11 @@ async def test_usage_is_told_by_model_class_and_type(ledger):
         calls=5,
         cost_pico=22 * 1_800_000 + 8_000_000 + 20_000_000_000,
         lines=(
-            UsageLine(UsageType.INPUT, STANDARD, "gpt-oss:120b", 15, 27_000_000),
-            UsageLine(UsageType.REASONING, STANDARD, "gpt-oss:120b", 1, 8_000_000),
-            UsageLine(UsageType.INPUT, BATCH, "gpt-oss:120b", 7, 12_600_000),
-            UsageLine(UsageType.AUDIO_MINUTES, STANDARD, "whisper", 2, 20_000_000_000),
+            UsageLine(UsageType.INPUT, STANDARD, "gpt-oss:120b", 10, 18_000_000, "2026-01"),
+            UsageLine(UsageType.INPUT, STANDARD, "gpt-oss:120b", 5, 9_000_000, "2026-02"),
+            UsageLine(UsageType.REASONING, STANDARD, "gpt-oss:120b", 1, 8_000_000, "2026-01"),
+            UsageLine(UsageType.INPUT, BATCH, "gpt-oss:120b", 7, 12_600_000, "2026-01"),
+            UsageLine(UsageType.AUDIO_MINUTES, STANDARD, "whisper", 2, 20_000_000_000, "2026-01"),
         ),
     )
 

@@ -69,7 +69,7 @@ async def test_two_replicas_turn_at_the_first_instant_of_the_month_and_nobody_wr
     for directory in replicas:
         for now_ms, tier in ((starts_ms, "tier1"), (ends_ms - 1, "tier1"), (ends_ms, "tier3"), (ends_ms + 1, "tier3")):
             assert directory.authenticate(token, now_ms).account.tier == tier
-            assert [account.tier for account in directory.accounts_at(now_ms).values()] == [tier]
+            assert [account.at(now_ms).tier for account in directory.accounts.values()] == [tier]
     assert await version(database) == before
     await other.close()
     async with database.read() as connection:
@@ -197,7 +197,7 @@ async def test_what_is_held_follows_from_the_history_whatever_was_decided(accoun
                 await accounts.keep_tier("acme")
         known = await accounts.named("acme")
         async with database.read() as connection:
-            changes = (await standing_changes(connection, account.id))[account.id]
+            changes = (await standing_changes(connection))[account.id]
         begin_ms = clock.now_ms + 100  # of several changes in one millisecond each took effect a little later
         for at_ms in range(begin_ms, begin_ms + 62 * DAY_MS, DAY_MS):
             assert known.at(at_ms).tier == [tier for since, tier in changes if since <= at_ms][-1]
