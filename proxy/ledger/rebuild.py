@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.ledger.chain import Chain
 from proxy.ledger.database import Database
-from proxy.ledger.recount import DERIVED, AccountMonth, Key, Values, recounted
+from proxy.ledger.recount import DERIVED, NAMES, AccountMonth, Key, Values, recounted
 
 _PREFIX: Final = "key_"
 
@@ -66,7 +66,7 @@ class Rebuilding:
 async def _write(connection: AsyncConnection, month: AccountMonth) -> Rebuilt:
     added = changed = removed = 0
     for table in DERIVED:
-        counted, kept = month.counted[table.name], month.kept[table.name]
+        counted, kept = month.counted[NAMES[table]], month.kept[NAMES[table]]
         gone = [key for key in kept if kept[key] != counted.get(key)]
         come = [key for key in counted if counted[key] != kept.get(key)]
         await _delete(connection, table, month.account_id, gone)

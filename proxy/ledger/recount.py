@@ -32,6 +32,8 @@ ROLLUPS: Final = (rollups_daily, rollups_monthly)
 CALLS: Final = (calls_daily, calls_monthly)
 DERIVED: Final = (*ROLLUPS, *CALLS)
 """Every table that follows from the entries row by row."""
+NAMES: Final = {table: str(table.name) for table in DERIVED}
+"""What they are called."""
 
 MEGA: Final = 1_000_000
 """Costs are summed in two parts, each far from the end of 64 bits, where SQLite fails."""
@@ -69,7 +71,7 @@ class AccountMonth(msgspec.Struct, frozen=True):
     @property
     def rows(self) -> int:
         """How many rows there are or should be."""
-        return sum(len(self.counted[table.name].keys() | self.kept[table.name].keys()) for table in DERIVED)
+        return sum(len(self.counted[name].keys() | self.kept[name].keys()) for name in NAMES.values())
 
 
 class Recount:
@@ -126,7 +128,7 @@ async def recounted(
             counted, calls = _derived(key[1], await groups.take(key))
             kept_rows = {}
             for table, rows in zip(DERIVED, tables, strict=True):
-                kept_rows[table.name] = _by_key(table, await rows.take(key))
+                kept_rows[NAMES[table]] = _by_key(table, await rows.take(key))
             yield AccountMonth(*key, calls, counted, kept_rows)
 
 
@@ -208,19 +210,19 @@ def _by_key(table: Table, rows: Iterable[Sequence[Any]]) -> dict[Key, Values]:
 
 def _derived(month: str, groups: Iterable[Sequence[Any]]) -> tuple[Kept, int]:
     """Return the rows that groups of entries make of a month, and how many entries they are."""
-    counted: dict[str, dict[Key, list[int]]] = {table.name: {} for table in DERIVED}
+    counted: dict[str, dict[Key, list[int]]] = {name: {} for name in NAMES.values()}
     total = 0
     for day, model, tariff_class, version, calls, *sums in groups:
         total += calls
         for table, period in zip(CALLS, (day, month), strict=True):
-            _add(counted[table.name], (period, model, tariff_class), (calls,))
+            _add(counted[NAMES[table]], (period, model, tariff_class), (calls,))
         for place, usage_type in enumerate(_TYPES):
             used, quantity, millions, rest = (int(number) for number in sums[4 * place : 4 * place + 4])
             if not used:
                 continue
             values = (quantity, millions * MEGA + rest, used)
             for table, period in zip(ROLLUPS, (day, month), strict=True):
-                _add(counted[table.name], (period, model, usage_type.value, tariff_class, version), values)
+                _add(counted[NAMES[table]], (period, model, usage_type.value, tariff_class, version), values)
     return {name: {key: tuple(values) for key, values in rows.items()} for name, rows in counted.items()}, total
 
 

@@ -47,6 +47,8 @@ class Unit(StrEnum):
     PICO = "euros"
     """Pico-euros."""
     ROWS = "rows"
+    LINKS = "links"
+    MISTAKES = "mistakes"
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -119,7 +121,7 @@ class Threshold(msgspec.Struct, frozen=True):
 
     Args:
         pico: of pico-euros.
-        units: of tokens, minutes, calls and rows.
+        units: of tokens, minutes and calls. Rows, links and mistakes are always told.
     """
 
     pico: int = 0
@@ -127,7 +129,7 @@ class Threshold(msgspec.Struct, frozen=True):
 
     def is_above(self, difference: Difference) -> bool:
         """Whether a difference is larger."""
-        most = self.pico if difference.unit is Unit.PICO else self.units
+        most = {Unit.PICO: self.pico, Unit.UNITS: self.units, Unit.CALLS: self.units}.get(difference.unit, 0)
         return abs(difference.drift) > most
 
 

@@ -15,6 +15,7 @@ from proxy.core.accounts import Account
 from proxy.core.calendar import month_of
 from proxy.ledger.accounts import Accounts
 from proxy.ledger.database import Database
+from proxy.ledger.kept_documents import KeptDocuments
 from proxy.ledger.keys import Keys
 from proxy.ledger.location import Location
 from proxy.ledger.rebuild import Rebuilding
@@ -33,6 +34,7 @@ from proxy.reconciling.engines import (
     servers_of,
 )
 from proxy.reconciling.findings import Finding, Source, Status, Threshold, not_compared
+from proxy.reconciling.invoices import compare_invoices
 from proxy.reconciling.metrics import Process, compare_metrics, read_process
 from proxy.reconciling.repairing import Repaired, repair_limits, repair_rollups
 from proxy.reconciling.scraping import UnreachableError, scrape
@@ -108,9 +110,10 @@ class Reconciler:
             Source.ROLLUPS: self._rollups,
             Source.LIMITER: self._limiter,
             Source.METRICS: self._metrics,
+            Source.INVOICES: self._invoices,
             Source.ENGINES: self._engines,
         }
-        return [await ways[source](asked, accounts) for source in Source if source in asked.sources and source in ways]
+        return [await ways[source](asked, accounts) for source in Source if source in asked.sources]
 
     async def repair(self, asked: Asked) -> list[Repaired]:
         """Put right whatever differs at all in what was asked for; return what was changed.
@@ -200,6 +203,12 @@ class Reconciler:
             return await until_agreed(attempt, asked.patience)
         except (UnreachableError, BehindError) as exc:
             return not_compared(Source.METRICS, str(exc))
+
+    async def _invoices(self, asked: Asked, accounts: Sequence[Account]) -> Finding:
+        only = None if asked.account is None else accounts[0].id
+        kept = KeptDocuments(self._database).accounts(only, asked.month)
+        by_id = {account.id: account for account in accounts}
+        return await compare_invoices(kept, by_id, asked.threshold, self._clock_ms(), asked.month)
 
     async def _engines(self, asked: Asked, accounts: Sequence[Account]) -> Finding:
         if why := self._only_whole(asked, accounts):

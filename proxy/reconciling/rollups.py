@@ -10,12 +10,12 @@ from typing import Final
 
 import msgspec
 
-from proxy.ledger.recount import CALLS, DERIVED, ROLLUPS, AccountMonth, Key, Values
+from proxy.ledger.recount import CALLS, NAMES, ROLLUPS, AccountMonth, Key, Values
 from proxy.reconciling.findings import Difference, Finding, Gathering, Source, Span, Subject, Threshold, Unit
 
 _UNITS: Final = {
-    **{table.name: (Unit.UNITS, Unit.PICO, Unit.CALLS) for table in ROLLUPS},
-    **{table.name: (Unit.CALLS,) for table in CALLS},
+    **{NAMES[table]: (Unit.UNITS, Unit.PICO, Unit.CALLS) for table in ROLLUPS},
+    **{NAMES[table]: (Unit.CALLS,) for table in CALLS},
 }
 
 Told = Callable[[int, int], None]
@@ -60,12 +60,12 @@ async def compare_rollups(
 
 
 def _differences(month: AccountMonth, account: str) -> Iterator[Difference]:
-    for table in DERIVED:
-        counted, kept = month.counted[table.name], month.kept[table.name]
+    for name in NAMES.values():
+        counted, kept = month.counted[name], month.kept[name]
         for key in sorted(counted.keys() | kept.keys()):
             if counted.get(key) != kept.get(key):
-                subject = _subject(table.name, account, month.account_id, key)
-                yield from _numbers(subject, _UNITS[table.name], counted.get(key), kept.get(key))
+                subject = _subject(name, account, month.account_id, key)
+                yield from _numbers(subject, _UNITS[name], counted.get(key), kept.get(key))
 
 
 def _subject(table: str, account: str, account_id: str, key: Key) -> Subject:
