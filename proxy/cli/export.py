@@ -70,8 +70,10 @@ def export(month: str, account: str | None, name: str, output: str | None, *, fo
 
         try:
             written = with_ledger_untouched(settings.proxy, work)
-        except (ExportRefusedError, OutputError) as exc:
+        except ExportRefusedError as exc:
             raise click.ClickException(str(exc)) from exc
+        except OutputError as exc:
+            raise click.ClickException(f"{target} cannot be written: {exc}") from exc
     _say_what_was_written(written, target, out)
 
 
