@@ -182,7 +182,7 @@ def _in_force_or_later(
 
 
 def check_append_only(document: Document, book: PriceBook, previous: PriceBook, now_ms: int) -> None:
-    """Check that the versions which have been in force are still there, and unchanged."""
+    """Check that the versions which have been in force are still there, unchanged, and that new ones lie ahead."""
     present: dict[str, tuple[int, PriceVersion]] = {
         version.id: (index, version) for index, version in zip(document.kept[("versions",)], book.versions, strict=True)
     }
@@ -194,6 +194,11 @@ def check_append_only(document: Document, book: PriceBook, previous: PriceBook, 
         elif present[version.id][1] != version:
             message = f"{version.id!r} has been in force: it may not be changed, a new price is a new version"
             document.add(("versions", present[version.id][0]), message)
+    known = {version.id for version in previous.versions}
+    for index, version in present.values():
+        if version.id not in known and version.effective_from_ms <= now_ms:
+            message = "must lie ahead: calls since then have been charged by another version"
+            document.add(("versions", index, "effective_from"), message)
 
 
 def check_seller(document: Document, file: SellerFile) -> None:

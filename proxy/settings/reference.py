@@ -97,9 +97,11 @@ so (`unlimited`): a limit cannot be lost by leaving a line out. Output tokens an
 sliding windows, the monthly limit in the months of the account's time zone.
 """,
     "prices.yaml": """\
-To change a price, append a version that begins in the future and reload; it takes over at that instant by
-itself. A version that has been in force stays as it is, because ledger entries name it: a reload refuses the
-change. Versions are in order of time, and one of them must be in force at the start.
+To change a price, append a version that begins in the future and reload every replica before that; it takes
+over at that instant by itself. A version that has been in force stays as it is, because ledger entries name it:
+a reload refuses the change, and a new version that begins in the past. Versions are in order of time, and one
+of them must be in force at the start. A call costs what the version in force at its admission says
+([accounts.md](accounts.md#prices)).
 """,
     "models.yaml": """\
 To add a model, add its entry, and a server if it has another one; `tollgate check` says whether everything it

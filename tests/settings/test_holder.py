@@ -84,9 +84,21 @@ def test_a_price_that_has_been_in_force_is_never_changed(folder: Path, holder: S
 
 def test_a_price_that_has_been_in_force_is_never_removed(folder: Path, holder: SettingsHolder):
     (folder / "prices.yaml").write_text("versions:\n" + LATER.format(id="b", effective_from="2026-06-01T00:00:00Z"))
-    (mistake,) = holder.reload()
+    mistake, _ = holder.reload()
     assert (mistake.line, mistake.path) == (1, "versions")
     assert mistake.message == "'2026-01' has been in force: it may not be removed"
+
+
+def test_a_new_price_begins_in_the_future(folder: Path, holder: SettingsHolder):
+    prices = folder / "prices.yaml"
+    past = prices.read_text()
+    prices.write_text(past + LATER.format(id="2026-11", effective_from="2026-11-01T00:00:00+01:00"))  # at this very ms
+    (mistake,) = holder.reload()
+    assert (mistake.line, mistake.path) == (7, "versions[1].effective_from")
+    assert mistake.message == "must lie ahead: calls since then have been charged by another version"
+    assert [version.id for version in holder.current.prices.versions] == ["2026-01"]
+    prices.write_text(past + LATER.format(id="2026-11", effective_from="2026-11-01T00:00:01+01:00"))
+    assert holder.reload() == []
 
 
 def test_a_price_that_is_not_in_force_yet_may_be_changed(folder: Path, holder: SettingsHolder):
