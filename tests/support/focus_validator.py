@@ -33,7 +33,7 @@ def validate(file: Path) -> Verdict:
     python = FOLDER / "bin" / "python"
     if not (FOLDER / ".ready").exists():
         raise AssertionError(f"the FOCUS validator is not in {FOLDER}: run `make validators`")
-    (rules,) = FOLDER.glob("lib/python*/site-packages/focus_validator/rules")
+    (packages,) = FOLDER.glob("lib/python*/site-packages")  # it finds its rules only from there
     report, logging = file.with_suffix(".report.xml"), file.with_suffix(".logging.yaml")
     report.unlink(missing_ok=True)
     logging.write_text("version: 1\n")  # its own writes a file of everything that it does
@@ -42,7 +42,6 @@ def validate(file: Path) -> Verdict:
         "-m",
         "focus_validator.main",
         f"--data-file={file}",
-        f"--rule-set-path={rules}",
         "--block-download",
         "--validate-version=1.2",
         f"--applicability-criteria={','.join(CRITERIA)}",
@@ -51,7 +50,7 @@ def validate(file: Path) -> Verdict:
     ]
     environment = os.environ | {"LOGGING_CONFIG": str(logging)}
     done = subprocess.run(
-        command, cwd=file.parent, env=environment, capture_output=True, text=True, timeout=100, check=False
+        command, cwd=packages, env=environment, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, set[str]] = {"passed": set(), "failed": set(), "skipped": set()}

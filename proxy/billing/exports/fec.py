@@ -9,7 +9,7 @@ Entries are in the order of issue and numbered from 1 in each calendar year, wit
 again has the numbers that it had, and the next one goes on where it ends.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import BinaryIO, Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -61,16 +61,22 @@ async def write_fec(request: ExportRequest, out: BinaryIO) -> Written:
     bookkeeping = request.invoicing.bookkeeping
     rows = debit_cents = 0
     with spooled(out) as file:
-        file.write(_record(FIELDS))
+        file.write(record_of(FIELDS))
         async with request.database.read() as connection:
             async for number, document, lines in _entries(connection, request.month, bookkeeping):
-                for record in _records(number, document, lines, bookkeeping):
-                    file.write(_record(record))
+                for fields in _records(number, document, lines, bookkeeping):
+                    file.write(record_of(fields))
                 rows += len(lines)
                 debit_cents += sum(line.debit_cents for line in lines)
         if not rows:
             raise ExportRefusedError(f"no document was issued in {request.month}")
     return Written(rows, debit_cents * PICO_PER_CENT)
+
+
+def record_of(fields: Iterable[str]) -> bytes:
+    """Return a record. What would separate fields or records, or cannot be printed, becomes a blank within a field."""
+    clean = ("".join(each if each.isprintable() else " " for each in field) for field in fields)
+    return ("\t".join(clean) + "\r\n").encode()
 
 
 def file_name(request: ExportRequest) -> str | None:
@@ -126,12 +132,6 @@ def _records(
             "",
             "",
         )
-
-
-def _record(fields: tuple[str, ...]) -> bytes:
-    """Return a record. What would separate fields or records, or cannot be printed, becomes a blank within a field."""
-    clean = ("".join(each if each.isprintable() else " " for each in field) for field in fields)
-    return ("\t".join(clean) + "\r\n").encode()
 
 
 def _date(day: str) -> str:

@@ -33,6 +33,7 @@ COLUMNS: Final = (
     "ChargeFrequency",
     "ChargePeriodEnd",
     "ChargePeriodStart",
+    "CommitmentDiscountStatus",
     "ConsumedQuantity",
     "ConsumedUnit",
     "ContractedCost",
@@ -43,6 +44,10 @@ COLUMNS: Final = (
     "ListCost",
     "ListUnitPrice",
     "PricingCategory",
+    "PricingCurrency",
+    "PricingCurrencyContractedUnitPrice",
+    "PricingCurrencyEffectiveCost",
+    "PricingCurrencyListUnitPrice",
     "PricingQuantity",
     "PricingUnit",
     "ProviderName",
@@ -127,7 +132,7 @@ def meter(usage_type: UsageType) -> str:
 
 def cells(row: FocusRow) -> tuple[str, ...]:
     """Return a row's fields, in the order of ``COLUMNS``."""
-    billed = decimal(row.billed_pico)
+    billed, effective = decimal(row.billed_pico), decimal(row.effective_pico)
     consumed, unit = _consumed(row)
     price, priced, pricing_unit = _priced(row)
     sku_id, sku_meter, details, sku_price_id = _sku(row)
@@ -145,16 +150,21 @@ def cells(row: FocusRow) -> tuple[str, ...]:
         "Usage-Based" if row.category is ChargeCategory.USAGE else "One-Time",
         end,
         start,
+        "",
         consumed,
         unit,
         billed,
         price,
-        decimal(row.effective_pico),
+        effective,
         row.invoice_id,
         row.seller,
         billed,
         price,
         _STANDARD if price else "",
+        _CURRENCY,
+        price,
+        effective,
+        price,
         priced,
         pricing_unit,
         row.seller,
