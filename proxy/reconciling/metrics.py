@@ -19,7 +19,17 @@ from proxy.core.money import PICO_PER_EURO
 from proxy.core.usage import UsageType
 from proxy.ledger.totals import Served
 from proxy.ledger.totals import Source as ServedBy
-from proxy.reconciling.findings import Difference, Finding, Gathering, Source, Span, Subject, Threshold, Unit
+from proxy.reconciling.findings import (
+    Difference,
+    Finding,
+    Gathering,
+    Source,
+    Span,
+    Subject,
+    Threshold,
+    Unit,
+    not_compared,
+)
 from proxy.reconciling.scraping import Scrape, UnreachableError
 from proxy.telemetry.catalogue import AUDIO_MINUTES, CHARGED_CALLS, COUNTING_SINCE, EUROS, TOKENS
 
@@ -103,10 +113,9 @@ async def compare_metrics(look: Look, served_since: ServedSince, threshold: Thre
     first_ms, last_ms = (pick(process.since_ms for process in before) for pick in (min, max))
     served = await served_since({first_ms, last_ms})
     after = await look()
-    gathering = Gathering(Source.METRICS, threshold)
     if [process.since_ms for process in before] != [process.since_ms for process in after]:
-        gathering.notes.append("a process has begun again meanwhile: its counters are gone")
-        return gathering.finding()
+        return not_compared(Source.METRICS, "a process has begun again meanwhile: its counters are gone")
+    gathering = Gathering(Source.METRICS, threshold)
     counts_all = all_given and not any(process.restarts for process in after)
     least, most = _entries(served[last_ms]), _entries(served[first_ms])
     for unit in (Unit.CALLS, Unit.UNITS, Unit.PICO):
