@@ -9,6 +9,7 @@ from proxy.billing.invoices.credit_notes import CreditNotes
 from proxy.billing.invoices.deposits import Deposits
 from proxy.billing.invoices.months import Months
 from proxy.billing.invoices.office import Office
+from proxy.billing.invoices.outcomes import Outcome
 from proxy.billing.invoices.press import Press
 from proxy.billing.invoices.workshop import Craft, Workshop
 from proxy.core.accounts import Account
@@ -52,6 +53,7 @@ GERMAN = Buyer(
     vat=VatTreatment.REVERSE_CHARGE,
     vat_rate_bp=0,
     vat_number="DE136695976",
+    email="rechnungen@mueller.example",
 )
 HOUR_MS = 3_600_000
 
@@ -132,9 +134,14 @@ class Company:
 
     async def invoice(self, account: Account, month: str) -> Invoice | None:
         """Issue a month's invoice; None: there is nothing to invoice."""
-        (outcome,) = await self._months.issue(month, account.name)
+        outcome = await self.try_to_invoice(account, month)
         assert not outcome.why, outcome.why
         return outcome.document
+
+    async def try_to_invoice(self, account: Account, month: str) -> Outcome:
+        """Issue a month's invoice, or hear why there is none."""
+        (outcome,) = await self._months.issue(month, account.name)
+        return outcome
 
     async def credit_note(self, number: str, *parts: Part, reason: str = "an error") -> Invoice:
         """Take back some lines, or everything where none is named."""
