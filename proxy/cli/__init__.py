@@ -16,6 +16,7 @@ from proxy.cli.reconcile import reconcile
 from proxy.cli.serve import serve
 from proxy.cli.simulate import simulate
 from proxy.cli.usage import usage
+from proxy.cli.verify import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,5 +39,6 @@ for command in (
     export,
     simulate,
     reconcile,
+    verify,
 ):
     main.add_command(command)

@@ -67,8 +67,9 @@ Leaf = tuple[str, bytes]
 MARK_BYTES: Final = 8
 """How much of a row's SHA-256 is in a leaf: enough to tell which row it was; that it is the same says the head."""
 
+BATCH_LINE: Final = b"tollgate batch %d\n" % FORMAT
+"""What is hashed before the digests of a link's entries."""
 _ENTRY: Final = b"tollgate entry %d\n" % FORMAT
-_BATCH: Final = b"tollgate batch %d\n" % FORMAT
 _LINK: Final = b"tollgate link %d\n" % FORMAT
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _IS_UUID: Final = 0
@@ -93,7 +94,7 @@ def batch_digest(leaves: Iterable[Leaf]) -> str:
     Args:
         leaves: sorted, with whole digests.
     """
-    return hashlib.sha256(_BATCH + b"".join(digest for _, digest in leaves)).hexdigest()
+    return hashlib.sha256(BATCH_LINE + b"".join(digest for _, digest in leaves)).hexdigest()
 
 
 def next_head(previous: str, account_id: str, month: str, link: int, entries: int, sealed_ms: int, batch: str) -> str:
