@@ -180,6 +180,7 @@ def every() -> dict[str, Invoice]:
     for drawn in DrawnCredit:
         made[f"covered-{drawn}"] = invoice(drawn=drawn, credit_cents=1_000_000)
         made[f"covered-credit-note-{drawn}"] = credit_note(invoice(drawn=drawn, credit_cents=1_000_000))
+    made["price-of-six-decimals"] = invoice(used=((item(price=1_234_567), 1_000_003),))
     made["worth-nothing"] = invoice(used=((item(price=0), 5),), late=())
     made["minutes-finer-than-six-decimals"] = invoice(
         used=((item(usage=UsageType.AUDIO_MINUTES, price=123_456_789), 7),)

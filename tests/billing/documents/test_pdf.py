@@ -75,6 +75,7 @@ def test_metadata_says_that_it_is_factur_x():
     assert "<pdfaid:part>3</pdfaid:part><pdfaid:conformance>B</pdfaid:conformance>" in xmp
     assert reader.metadata.title == "Facture F-2026-000042"
     assert reader.metadata.author == SELLER.name
+    assert reader.metadata["/CreationDate"] == reader.metadata["/ModDate"] == "D:20260903000000Z"
     assert reader.root_object["/Lang"] == "fr"
     assert reader.root_object["/MarkInfo"]["/Marked"], "it can be read aloud"
 
