@@ -58,6 +58,9 @@ def _contradictions(buyer: Buyer) -> list[str]:
         found.append("siren: a company in France has one")
     if country != _FRANCE and (buyer.siren or buyer.siret):
         found.append("siren, siret: only companies in France have one")
+    if not buyer.siren and not buyer.email and country != _FRANCE:
+        # BR-FR-12: BT-49, by its SIREN or by its address of mail.
+        found.append("email: who has no siren needs one: an electronic invoice says where it goes")
     if buyer.siret and not buyer.siret.startswith(buyer.siren):
         found.append("siret: it begins with the siren, and this one does not")
     if buyer.siren and buyer.vat_number.startswith(_FRANCE) and buyer.vat_number[4:] != buyer.siren:

@@ -14,10 +14,11 @@ FRENCH = [
 GERMAN = [
     *("--name", "Acme GmbH", "--address", "Hauptstr. 1", "--postcode", "10115", "--city", "Berlin"),
     *("--country", "DE", "--vat", "reverse_charge", "--vat-number", "DE 136 695 976", "--language", "en"),
+    *("--email", "pay@acme.example"),
 ]
 AMERICAN = [
     *("--name", "Acme Inc.", "--address", "1 Main St", "--city", "Springfield", "--country", "US"),
-    *("--vat", "export", "--vat-number", "12-3456789"),
+    *("--vat", "export", "--vat-number", "12-3456789", "--email", "pay@acme.example"),
 ]
 
 
@@ -94,6 +95,7 @@ def test_each_treatment_has_its_rate():
         (changed(GERMAN, vat_number=None), "vat-number: reverse charge needs"),
         (changed(GERMAN, vat_number="DE136695977"), "vat-number: expected a VAT number"),
         (changed(GERMAN, vat_number="FR44732829320"), "vat-number: reverse charge needs"),
+        (changed(GERMAN, email=None), "email: who has no siren needs one"),
         (changed(GERMAN, country="US"), "country: reverse charge is for buyers in another member state"),
         (changed(FRENCH, vat="reverse_charge"), "country: reverse charge is for buyers in another member state"),
         (changed(GERMAN, vat_rate="19"), "vat-rate: none where VAT is reverse_charge"),

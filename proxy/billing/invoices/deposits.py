@@ -46,30 +46,47 @@ class Deposits:
             raise IssueError(f"{known.name} has bought no credit with the reference {reference!r}")
         if found[0].deposit is not None:
             return found[0].deposit.number, None
-        issued = await self.issue_lots([known.id], {found[0].lot.id})
+        issued, refused = await self.issue_lots([known.id], {found[0].lot.id})
+        if refused:
+            raise IssueError(refused[known.id])
         if not issued:  # somebody else has, in between
             return await self.issue(account, reference)
         return issued[0].number, issued[0]
 
-    async def issue_lots(self, account_ids: Sequence[str], lot_ids: Collection[str]) -> tuple[Invoice, ...]:
-        """Issue the deposit invoices of lots that have none yet, all or none. Raises as ``issue``."""
+    async def issue_lots(
+        self, account_ids: Sequence[str], lot_ids: Collection[str]
+    ) -> tuple[tuple[Invoice, ...], dict[str, str]]:
+        """Issue the deposit invoices of lots that have none yet, in one transaction.
+
+        Returns:
+            What was issued, and why not, by account id.
+
+        Raises:
+            WrongDocumentError, IssueError: as ``Press.issue``.
+        """
+        refused: dict[str, str] = {}
 
         async def draw(today: str) -> Drafts:
+            refused.clear()
+            drafts = []
             states = await self._reader.read(account_ids)
-            drafts = [
-                self._draft(state, fact, today)
-                for state in states
-                for fact in state.lots
-                if fact.lot.id in lot_ids and fact.deposit is None
-            ]
+            for state in states:
+                try:
+                    drafts += [
+                        self._draft(state, fact, today)
+                        for fact in state.lots
+                        if fact.lot.id in lot_ids and fact.deposit is None
+                    ]
+                except InvoicingError as exc:
+                    refused[state.account.id] = f"{state.account.name}: {exc}"
             return Drafts(tuple(drafts), {state.account.id: state.documents for state in states})
 
-        return await self._press.issue(self._office.terms.deposit_series, draw)
+        return await self._press.issue(self._office.terms.deposit_series, draw), refused
 
     def _draft(self, state: LotState, fact: LotFact, today: str) -> Invoice:
         account = state.account
         if state.buyer is None:
-            raise IssueError(no_buyer(account.name))
+            raise InvoicingError(no_buyer(account.name))
         facts = DepositFacts(
             account_id=account.id,
             account_name=account.name,
@@ -78,10 +95,7 @@ class Deposits:
             reference=fact.reference,
             bought_day=day_of(state.bought_ms[fact.lot.id], account.timezone),
         )
-        try:
-            return deposit_invoice(facts, self._office.seller, state.buyer, today)
-        except InvoicingError as exc:
-            raise IssueError(f"{account.name}: {exc}") from exc
+        return deposit_invoice(facts, self._office.seller, state.buyer, today)
 
 
 def no_buyer(account: str) -> str:

@@ -183,14 +183,16 @@ class Months:
         """Issue the deposit invoices that drafts refer to and that are missing; whether there were any."""
         if self._office.terms.drawn_credit is not DrawnCredit.DEPOSIT_LINE:
             return False
-        missing = [(draft, lots) for draft in drafts.documents if (lots := _without_deposit(draft))]
-        for draft, lots in missing:
-            try:
-                issued = await self._deposits.issue_lots([draft.account_id], lots)
-            except IssueError as exc:
-                outcomes[draft.account_id] = Outcome(draft.account_name, Result.REFUSED, why=str(exc))
-                continue
-            deposits[draft.account_id] = (*deposits.get(draft.account_id, ()), *issued)
+        missing = {draft.account_id: lots for draft in drafts.documents if (lots := _without_deposit(draft))}
+        if missing:
+            lots = {lot_id for lots in missing.values() for lot_id in lots}
+            issued, refused = await self._deposits.issue_lots(list(missing), lots)
+            for document in issued:
+                deposits[document.account_id] = (*deposits.get(document.account_id, ()), document)
+            for draft in drafts.documents:
+                if draft.account_id in refused:
+                    why = refused[draft.account_id]
+                    outcomes[draft.account_id] = Outcome(draft.account_name, Result.REFUSED, why=why)
         return bool(missing)
 
 
