@@ -69,6 +69,9 @@ def test_a_lot_that_does_not_suffice_is_drawn_to_its_last_cent_whatever_was_roun
 def test_of_a_lot_that_is_not_whole_cents_whole_cents_are_drawn():
     assert drawn([lot("a", 99.75)], {"2026-11-03": 250}) == {"a": 99}
     assert drawn([lot("a", 99.75)], {"2026-11-03": 99.75}, net=100) == {"a": 99}
+    ended = lot("a", 99.75, last_day="2026-10-31")
+    found = drawn([ended, lot("b", 1000, first_day="2026-11-01")], {"2026-11-03": 300}, {"2026-10-03": 250})
+    assert found == {"a": 99, "b": 201}
 
 
 def test_lots_are_drawn_in_the_order_in_which_they_end():
@@ -110,6 +113,13 @@ def test_what_was_drawn_too_much_is_made_up_for_by_drawing_less_and_never_given_
     # 120 of a were drawn where it pays for 100, and it has ended: so much less is drawn of b.
     lots = [lot("a", 200, 120, last_day="2026-10-05"), lot("b", 300, first_day="2026-11-01")]
     assert drawn(lots, {"2026-11-03": 400}, {"2026-10-03": 100}) == {"b": 280}
+    assert drawn(lots[:1], {"2026-11-03": 400}, {"2026-10-03": 100}) == {}
+
+
+def test_what_was_asked_for_too_much_is_made_up_for_by_drawing_more_but_no_more_than_the_invoice():
+    lots = [lot("a", 500, 0, last_day="2026-11-02")]  # October's 100 were asked for, and could have been drawn
+    assert drawn(lots, {"2026-11-02": 40, "2026-11-03": 90}, {"2026-10-03": 100}) == {"a": 130}
+    assert drawn(lots, {"2026-11-02": 40, "2026-11-03": 190}, {"2026-10-03": 100}) == {"a": 140}
 
 
 @pytest.mark.parametrize("wrong", [-1, 1001])
