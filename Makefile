@@ -34,7 +34,7 @@ $(VENV)/.ready: requirements-dev.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-services: ## install what the tests need from Debian and is missing: servers, node, a browser, curl
+services: ## install what the tests need from Debian and is missing: servers, node, a browser, curl, a JDK
 	@scripts/install-services.sh
 
 clients: services $(CLIENTS)/node_modules/.ready ## install the JavaScript clients that the tests use
