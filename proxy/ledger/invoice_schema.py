@@ -22,17 +22,6 @@ from sqlalchemy import (
 
 from proxy.ledger.schema import BIG, FLAG, big_column, metadata, text_column
 
-__all__ = [
-    "account_buyers",
-    "chain_heads",
-    "chain_links",
-    "invoice_covers",
-    "invoice_draws",
-    "invoice_series",
-    "invoices",
-    "metadata",
-]
-
 chain_links: Final = Table(
     "chain_links",
     metadata,

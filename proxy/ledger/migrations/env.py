@@ -5,7 +5,8 @@ For ``alembic revision`` and the like pass a connection in ``config.attributes``
 
 from alembic import context
 
-from proxy.ledger.invoice_schema import metadata
+from proxy.ledger import batch_schema, invoice_schema  # noqa: F401 - their tables join the others
+from proxy.ledger.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -1,0 +1,22 @@
+"""The call id of a line: the same whoever runs it, however often.
+
+What belongs here: that id. It is what bills a line once: an entry with it is taken once by the ledger, a hold with it
+once by the limiter.
+"""
+
+import hashlib
+
+
+def call_id_of(batch_id: str, created_ms: int, line: int) -> str:
+    """Return the id of the call of a line (from 0): a UUIDv7 (RFC 9562, section 5.7) of the batch's creation.
+
+    Its 74 random bits are those of a SHA-256 over batch and line.
+    """
+    bits = int.from_bytes(
+        hashlib.sha256(b"tollgate batch line\0%b\0%d" % (batch_id.encode(), line)).digest()[:16], "big"
+    )
+    number = (created_ms & (1 << 48) - 1) << 80 | bits & (1 << 80) - 1
+    number = number & ~(0xF << 76) | 7 << 76
+    number = number & ~(0b11 << 62) | 0b10 << 62
+    text = f"{number:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
