@@ -48,7 +48,7 @@ def export(month: str, account: str | None, name: str, output: str | None, *, fo
         raise click.BadParameter(f"not a month (YYYY-MM): {month!r}", param_hint="--month")
     form = FORMATS[name]
     settings = read_settings(config_dir)
-    target = output or file_name(form, month, account)
+    target = output or file_name(form, month, account, settings.seller)
     with _end_on_sigterm(), _whole_file(target, replace=force) as file:
         out = Output(file)
 

@@ -16,6 +16,7 @@ from proxy.core.accounts import Account
 from proxy.core.invoicing.document import DocumentKind, Invoice
 from proxy.ledger.accounts import ACCOUNTS, account_of
 from proxy.ledger.coverage import Coverage, Span, gaps, read_coverage
+from proxy.ledger.errors import DamagedError
 from proxy.ledger.invoice_schema import invoices
 from proxy.ledger.invoices import document_of
 from proxy.ledger.linked_sums import linked_sums
@@ -66,6 +67,9 @@ async def months_of_accounts(
         account_id: whose; None: everybody's.
         timezone: of an account that is no longer there.
         postgresql: whether that is the engine.
+
+    Raises:
+        DamagedError: a document is not what was issued, or rollups and entries contradict each other.
     """
     ids = await _ids(connection, month, account_id)
     for first in range(0, len(ids), BATCH):
@@ -94,6 +98,9 @@ async def documents_issued(connection: AsyncConnection, first_day: str, last_day
     """Yield the documents issued between two days, both included, in the order of issue.
 
     Later documents come last: what has been read once is read again in the same order.
+
+    Raises:
+        DamagedError: a document is not what was issued.
     """
     table = invoices.c
     query = _DOCUMENTS.where(table.issue_date >= first_day, table.issue_date <= last_day)
@@ -193,6 +200,9 @@ def _sums_of(spans: Sequence[Span], head: int, used: Sums, linked: Mapping[Span,
         head: the last link of the month.
         used: the whole month.
         linked: sums of the entries that ``_counted`` names, by span.
+
+    Raises:
+        DamagedError: rollups and entries contradict each other.
     """
     sign, counted = _counted(spans, head)
     total: defaultdict[ItemOfDay, list[int]] = defaultdict(lambda: [0, 0])
@@ -202,4 +212,6 @@ def _sums_of(spans: Sequence[Span], head: int, used: Sums, linked: Mapping[Span,
         for item, (quantity, cost_pico) in linked[span].items():
             total[item][0] += sign * quantity
             total[item][1] += sign * cost_pico
-    return {item: (quantity, cost_pico) for item, (quantity, cost_pico) in total.items() if quantity or cost_pico}
+    if any(quantity < 0 or (not quantity and cost_pico) for quantity, cost_pico in total.values()):
+        raise DamagedError("the entries of a part of a month were more than the rollups of all of it")
+    return {item: (quantity, cost_pico) for item, (quantity, cost_pico) in total.items() if quantity}

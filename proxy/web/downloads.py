@@ -92,9 +92,10 @@ class Downloads:
     async def _download(
         self, request: web.Request, form: Format, month: str, account: str | None
     ) -> web.StreamResponse:
-        response = web.StreamResponse(headers=_headers(form, file_name(form, month, account)))
+        order = self._order(form, month, account)
+        response = web.StreamResponse(headers=_headers(form, file_name(form, month, account, order.seller)))
         try:
-            async with self._making(self._order(form, month, account)) as process:
+            async with self._making(order) as process:
                 assert process.stdout is not None
                 match await _first_line(request, process.stdout):
                     case Refused(status, why):

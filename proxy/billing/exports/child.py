@@ -27,8 +27,9 @@ from proxy.core.invoicing.terms import InvoicingTerms
 from proxy.core.parties import Seller
 from proxy.ledger.accounts import Accounts
 from proxy.ledger.database import Database
-from proxy.ledger.errors import LedgerError, OutboxError, UnknownAccountError
+from proxy.ledger.errors import DamagedError, LedgerError, OutboxError, UnknownAccountError
 from proxy.ledger.location import Location
+from proxy.ledger.migrations import is_migrated
 from proxy.ledger.streaming import not_shipped
 from proxy.telemetry.logs import configure
 
@@ -109,8 +110,11 @@ async def answer(order: Order, pipe: BinaryIO) -> int:
     said = _Answer(pipe)
     database = Database.open(order.database_url, pool_size=1, command_timeout_s=STATEMENT_S)
     try:
-        await _export(order, database, said)
-        said.begin()
+        if await is_migrated(database):
+            await _export(order, database, said)
+            said.begin()
+        else:
+            said.refuse(503, "the ledger is not of this version of tollgate")
     except (ExportRefusedError, LedgerError) as exc:
         if said.has_begun:
             _log.error("export_broke_off", order=repr(order), error=str(exc))
@@ -139,7 +143,7 @@ async def _export(order: Order, database: Database, said: _Answer) -> None:
 def _status_of(error: Exception) -> int:
     if isinstance(error, UnknownAccountError):
         return 404
-    return 409 if isinstance(error, ExportRefusedError) else 503
+    return 409 if isinstance(error, ExportRefusedError | DamagedError) else 503
 
 
 def main() -> None:

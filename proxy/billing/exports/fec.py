@@ -79,13 +79,6 @@ def record_of(fields: Iterable[str]) -> bytes:
     return ("\t".join(clean) + "\r\n").encode()
 
 
-def file_name(request: ExportRequest) -> str | None:
-    """Return the name that the article prescribes: SIREN, ``FEC``, and the last day; None: nobody sells."""
-    if request.seller is None:
-        return None
-    return f"{request.seller.siren}FEC{_date(month_days(request.month)[1])}.txt"
-
-
 async def _entries(
     connection: AsyncConnection, month: str, bookkeeping: Bookkeeping
 ) -> AsyncIterator[tuple[int, Invoice, tuple[Posting, ...]]]:

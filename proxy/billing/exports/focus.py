@@ -23,8 +23,8 @@ async def write_focus(request: ExportRequest, out: BinaryIO) -> Written:
     """Write the month in the columns of FOCUS 1.2, as CSV (RFC 4180, UTF-8); the sum is that of BilledCost.
 
     Raises:
-        ExportRefusedError: nobody sells, or a document says something else than the ledger.
-        DamagedError: a document is not what was issued.
+        ExportRefusedError: nobody sells.
+        DamagedError: a document is not what was issued, or says something else than the ledger.
         LedgerUnavailableError: the database does not answer.
     """
     if request.seller is None:

@@ -19,14 +19,15 @@ from typing import Final
 from msgspec.structs import replace
 
 from proxy.billing.exports.focus_columns import ChargeCategory, FocusRow, Period, meter
-from proxy.billing.exports.request import ExportRefusedError
 from proxy.core.calendar import day_bounds_ms, month_bounds_ms
 from proxy.core.invoicing.document import DocumentKind, Invoice, Line, LineKind, UsageItem
 from proxy.core.invoicing.vat import tax_cents
 from proxy.core.money import PICO_PER_CENT
 from proxy.core.parties import Seller
 from proxy.core.usage import TariffClass, UsageType
+from proxy.ledger.errors import DamagedError
 from proxy.ledger.issued import ItemOfDay, MonthOfAccount, Sums
+from proxy.ledger.month_sums import used
 
 _Item = tuple[str, str, str, str]
 """Model, usage type, tariff class, price version."""
@@ -53,7 +54,7 @@ def rows_of(month: str, happened: MonthOfAccount, seller: Seller) -> Iterator[Fo
         seller: of what has no document yet.
 
     Raises:
-        ExportRefusedError: a document says something else than the ledger.
+        DamagedError: a document says something else than the ledger, or a cost is no quantity times a price.
     """
     zone = happened.account.timezone
     for document in happened.documents:
@@ -69,14 +70,9 @@ def rows_of(month: str, happened: MonthOfAccount, seller: Seller) -> Iterator[Fo
         0,
         seller.name,
     )
-    for key, quantity, cost_pico in _ordered(happened.open):
-        unit_price_pico, rest = divmod(cost_pico, quantity or 1)
-        if rest or quantity <= 0:
-            raise ExportRefusedError(
-                f"{happened.account.name}: {quantity} {key[2]} of {key[1]} on {key[0]} cannot have cost "
-                f"{cost_pico} pico-euros: the ledger was changed (tollgate verify tells more)"
-            )
-        yield _used(base, _period(key[0], key[0], zone), _item(key, unit_price_pico), quantity, cost_pico)
+    for (day, model, usage_type, tariff_class, version), quantity, cost_pico in _ordered(happened.open):
+        of = used(model, UsageType(usage_type), TariffClass(tariff_class), version, day, quantity, cost_pico)
+        yield _used(base, _period(day, day, zone), of.item, quantity, cost_pico)
 
 
 class _Rows:
@@ -102,9 +98,9 @@ class _Rows:
             invoice_id=document.number,
         )
 
-    def all(self, used: Sums) -> Iterator[FocusRow]:
+    def all(self, found: Sums) -> Iterator[FocusRow]:
         """Yield every row, given what the ledger says of its own month."""
-        of_month = self._matched(used)
+        of_month = self._matched(found)
         for line in self._document.lines:
             base = self._of_line(line)
             if line.number in of_month:
@@ -122,11 +118,11 @@ class _Rows:
         yield from self._taxes()
         yield from self._paid_with_credit()
 
-    def _matched(self, used: Sums) -> dict[int, Sums]:
+    def _matched(self, found: Sums) -> dict[int, Sums]:
         """Return usage of the month by number of the line that it is on.
 
         Raises:
-            ExportRefusedError: they do not say the same.
+            DamagedError: they do not say the same.
         """
         if self._document.kind is not DocumentKind.INVOICE:
             return {}
@@ -134,7 +130,7 @@ class _Rows:
             _key_of(line.usage): line for line in self._document.lines if line.kind is LineKind.USAGE and line.usage
         }
         days: defaultdict[int, Sums] = defaultdict(dict)
-        for key, amounts in used.items():
+        for key, amounts in found.items():
             line = lines.get(key[1:])
             days[line.number if line else 0][key] = amounts
         for line in lines.values():
@@ -142,7 +138,7 @@ class _Rows:
             if (sum(q for q, _ in sums), sum(cost for _, cost in sums)) != (line.quantity, line.exact_pico):
                 days[0] = {}
         if 0 in days:
-            raise ExportRefusedError(
+            raise DamagedError(
                 f"{self._document.number} is not what the ledger says was used in {self._document.month}: "
                 "one of them was changed (tollgate verify tells more)"
             )
@@ -224,11 +220,6 @@ def _ordered(sums: Sums) -> Iterable[tuple[ItemOfDay, int, int]]:
 
 def _key_of(item: UsageItem) -> _Item:
     return item.model, item.usage_type.value, item.tariff_class.value, item.price_version
-
-
-def _item(key: ItemOfDay, unit_price_pico: int) -> UsageItem:
-    _, model, usage_type, tariff_class, version = key
-    return UsageItem(model, UsageType(usage_type), TariffClass(tariff_class), version, unit_price_pico)
 
 
 @lru_cache(maxsize=1024)

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import BinaryIO, Final
 
 from proxy.billing.exports.request import ExportRequest, Format, Written
+from proxy.core.invoicing.lines import month_days
+from proxy.core.parties import Seller
 
 
 def _written_by(module: str, function: str) -> Callable[[ExportRequest, BinaryIO], Awaitable[Written | None]]:
@@ -68,7 +70,12 @@ FORMATS: Final = {format_.name: format_ for format_ in _ALL}
 """By the name that ``--format`` takes."""
 
 
-def file_name(form: Format, month: str, account: str | None) -> str:
-    """Return what a file is called: ``tollgate-2026-11.csv``, or with what it can hold of an account's name."""
+def file_name(form: Format, month: str, account: str | None, seller: Seller | None = None) -> str:
+    """Return what a file is called: ``tollgate-2026-11.csv``, or with what it can hold of an account's name.
+
+    Of the journal it is what article A47 A-1 prescribes: SIREN, ``FEC``, and the last day that it is about.
+    """
+    if form.name == "fec" and seller is not None:
+        return f"{seller.siren}FEC{month_days(month)[1].replace('-', '')}.txt"
     whose = "" if account is None else "-" + re.sub(r"[^\w.]+", "-", account).strip("-.")
     return f"tollgate-{month}{whose}{form.suffix}"

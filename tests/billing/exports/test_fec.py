@@ -7,13 +7,14 @@ import msgspec
 import pytest
 from sqlalchemy import update
 
-from proxy.billing.exports.fec import file_name, record_of, write_fec
+from proxy.billing.exports.fec import record_of, write_fec
+from proxy.billing.exports.formats import FORMATS, file_name
 from proxy.billing.exports.request import ExportRefusedError
 from proxy.core.invoicing.terms import DrawnCredit
 from proxy.core.usage import UsageType
 from proxy.ledger.errors import DamagedError
 from proxy.ledger.invoice_schema import invoices
-from tests.billing.exports.company import BUYER, GERMAN, Company
+from tests.billing.exports.company import BUYER, GERMAN, SELLER, Company
 from tests.billing.exports.fec_checker import FecError, checked, credits_of, debits
 from tests.support.tampering import unguard
 
@@ -143,9 +144,11 @@ async def test_it_says_how_much_it_holds(company):
     assert (written.rows, written.total_pico) == (3, 9_600_000_000_000)
 
 
-async def test_its_name_is_the_prescribed_one(company):
-    assert file_name(company.request("2026-02")) == "123456782FEC20260228.txt"
-    assert file_name(msgspec.structs.replace(company.request("2026-02"), seller=None)) is None
+def test_its_name_is_the_prescribed_one():
+    form = FORMATS["fec"]
+    assert file_name(form, "2028-02", None, SELLER) == "123456782FEC20280229.txt"
+    assert file_name(form, "2028-02", None) == "tollgate-2028-02.fec.txt"
+    assert file_name(FORMATS["csv"], "2028-02", None, SELLER) == "tollgate-2028-02.csv"
 
 
 async def test_there_is_no_journal_of_nothing_of_nobody_or_of_one_account(company):

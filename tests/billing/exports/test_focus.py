@@ -311,7 +311,7 @@ async def test_where_the_ledger_no_longer_says_what_an_invoice_says_there_is_no_
         changed = {"quantity": quantity, "cost_pico": quantity * 8_000_000}
         await connection.execute(update(rollups_daily).values(changed))
     out = io.BytesIO()
-    with pytest.raises(ExportRefusedError, match=invoice.number):
+    with pytest.raises(DamagedError, match=invoice.number):
         await write_focus(company.request("2026-10"), out)
     assert out.getvalue() == b""
 
@@ -322,7 +322,19 @@ async def test_a_cost_that_is_no_quantity_times_a_price_makes_no_file(company, d
     await unguard(database, "rollups_daily")
     async with database.write() as connection:
         await connection.execute(update(rollups_daily).values(cost_pico=1))
-    with pytest.raises(ExportRefusedError, match="acme: 42 output"):
+    with pytest.raises(DamagedError, match="42 of output"):
+        await export(company, "2026-10")
+
+
+async def test_rollups_that_are_less_than_what_came_late_make_no_file(company, database):
+    acme = await company.account("acme")
+    await company.uses(acme, "2026-10-10", (OUTPUT, 42))
+    await company.invoice(acme, "2026-10")
+    await company.uses(acme, "2026-10-10", (OUTPUT, 42))
+    await unguard(database, "rollups_daily")
+    async with database.write() as connection:
+        await connection.execute(update(rollups_daily).values(quantity=41, cost_pico=41 * 8_000_000))
+    with pytest.raises(DamagedError, match="rollups"):
         await export(company, "2026-10")
 
 
