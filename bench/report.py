@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 
+from bench.ingest import IngestResult
 from bench.limiter import LimiterResult
 from bench.memory import MemoryResult
 from bench.processes import PINNED, ROOT
@@ -68,7 +69,9 @@ def markdown(results: list[Result], memory: list[MemoryResult]) -> str:
     return "\n".join(lines)
 
 
-def as_json(results: list[Result], memory: list[MemoryResult], limiter: LimiterResult | None) -> str:
+def as_json(
+    results: list[Result], memory: list[MemoryResult], limiter: LimiterResult | None, ingest: IngestResult | None
+) -> str:
     """Return everything that was measured."""
     body = {
         "date": _today(),
@@ -86,6 +89,7 @@ def as_json(results: list[Result], memory: list[MemoryResult], limiter: LimiterR
         ],
         "memory": [result.as_dict() for result in memory],
         "limiter": limiter.as_dict() if limiter is not None else None,
+        "ingest": ingest.as_dict() if ingest is not None else None,
     }
     return json.dumps(body, indent=1)
 
@@ -99,6 +103,11 @@ def write_docs(results: list[Result], memory: list[MemoryResult], rounds: int, s
 def write_limiter_docs(table: str, rounds: int) -> None:
     """Replace what docs/performance.md says of the limiter."""
     _replace("limiter", f"the best of {rounds} rounds.\n{machine(is_pinned=False)}", table)
+
+
+def write_ingest_docs(table: str, rounds: int) -> None:
+    """Replace what docs/performance.md says of the ledger."""
+    _replace("ingest", f"{rounds} rounds.\n{machine(is_pinned=False)}", table)
 
 
 def _replace(name: str, how: str, table: str) -> None:

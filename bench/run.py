@@ -9,6 +9,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from bench.ingest import IngestResult, measure_ingest
 from bench.limiter import LimiterResult, measure_limiter
 from bench.memory import BODY_BYTES, MemoryResult, measure_memory
 from bench.processes import (
@@ -21,7 +22,7 @@ from bench.processes import (
     start_tollgate,
     start_upstream,
 )
-from bench.report import as_json, machine, markdown, write_docs, write_limiter_docs
+from bench.report import as_json, machine, markdown, write_docs, write_ingest_docs, write_limiter_docs
 from bench.scenarios import SCENARIOS, Result, Scenario, measure
 
 MEMORY = "memory"
@@ -30,6 +31,9 @@ MEMORY = "memory"
 LIMITER = "limiter"
 """Stands for all loads of bench/limiter.py."""
 
+INGEST = "ingest"
+"""Stands for all loads of bench/ingest.py."""
+
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
@@ -37,7 +41,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement, after a warm-up")
     parser.add_argument("--quick", action="store_true", help="two rounds of 1.5 s: a look, not a measurement")
     parser.add_argument(
-        "--only", choices=[*(scenario.name for scenario in SCENARIOS), MEMORY, LIMITER], help="one load"
+        "--only", choices=[*(scenario.name for scenario in SCENARIOS), MEMORY, LIMITER, INGEST], help="one load"
     )
     parser.add_argument("--json", type=Path, help="write everything that was measured to this file")
     parser.add_argument("--write-docs", action="store_true", help="update docs/performance.md")
@@ -63,7 +67,7 @@ def _measure_in_turn(
 
 
 def _measure_loads(arguments: argparse.Namespace) -> list[Result]:
-    if arguments.only in (MEMORY, LIMITER):
+    if arguments.only in (MEMORY, LIMITER, INGEST):
         return []
     with ExitStack() as stack:
         upstream = stack.enter_context(running(start_upstream()))
@@ -99,13 +103,20 @@ def _measure_limiter(arguments: argparse.Namespace) -> LimiterResult | None:
     return measure_limiter(arguments.rounds, quick=arguments.quick)
 
 
+def _measure_ingest(arguments: argparse.Namespace) -> IngestResult | None:
+    if arguments.self_test or arguments.only not in (None, INGEST):
+        return None
+    print(f"{INGEST}: {arguments.rounds} rounds", file=sys.stderr, flush=True)
+    return measure_ingest(arguments.rounds, *([20_000] if arguments.quick else []))
+
+
 def main() -> int:
     """Run, report, judge."""
     arguments = _arguments()
-    if arguments.only != LIMITER:
+    if arguments.only not in (LIMITER, INGEST):
         compile_tools()
     results, memory = _measure_loads(arguments), _measure_memory(arguments)
-    limiter = _measure_limiter(arguments)
+    limiter, ingest = _measure_limiter(arguments), _measure_ingest(arguments)
     print(f"\n{machine()}")
     if results or memory:
         print(f"\n{markdown(results, memory)}")
@@ -117,8 +128,13 @@ def main() -> int:
         problems += limiter.problems()
         if arguments.write_docs:
             write_limiter_docs(limiter.markdown(), arguments.rounds)
+    if ingest is not None:
+        print(f"\n{ingest.markdown()}")
+        problems += ingest.problems()
+        if arguments.write_docs:
+            write_ingest_docs(ingest.markdown(), arguments.rounds)
     if arguments.json:
-        arguments.json.write_text(as_json(results, memory, limiter))
+        arguments.json.write_text(as_json(results, memory, limiter, ingest))
     for problem in problems:
         print(f"not good enough: {problem}")
     return 1 if problems else 0

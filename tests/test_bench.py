@@ -17,6 +17,7 @@ import pytest
 import uvloop
 
 from bench import memory
+from bench.ingest import FLOOR, IngestResult, Speed, measure_ingest, some_entries
 from bench.limiter import GROWTH_MAX, STATE_BYTES_MAX, Cost, LimiterResult, Load, _measure
 from bench.memory import CEILING_MB, LOADS, MEBIBYTE, MemoryResult, Peak
 from bench.scenarios import SCENARIOS, Result
@@ -237,3 +238,35 @@ def test_the_limiters_loads_run_on_a_redis_and_on_a_cluster() -> None:
     assert len(bench.loads) == 13
     assert 8_000 < bench.state_bytes <= STATE_BYTES_MAX
     assert all(load.best().commands >= 2 for load in bench.loads)
+
+
+# The ledger
+
+
+@pytest.mark.parametrize(
+    ("sealed_per_s", "problems"),
+    [
+        ([9_000.0, FLOOR, 20_000.0], []),
+        ([9_000.0, 9_999.0, 20_000.0], ["ingest: SQLite, 500 a transaction: 9,999 entries/s are under 10,000"]),
+    ],
+)
+def test_what_the_ledger_takes_is_judged_by_the_median_of_the_rounds(
+    sealed_per_s: list[float], problems: list[str]
+) -> None:
+    result = IngestResult([Speed("SQLite", 500, [20_000.0, 40_000.0, 20_000.0], sealed_per_s, [50.0, 60.0, 70.0])])
+    assert result.problems() == problems
+    assert " | 0.45x | " in result.markdown()
+
+
+def test_both_ledgers_are_filled() -> None:
+    result = measure_ingest(1, 400, (150,))
+    assert [(speed.engine, len(speed.sealed_per_s)) for speed in result.speeds] == [("SQLite", 1), ("PostgreSQL", 1)]
+    assert all(speed.sealed_per_s[0] > 0 and speed.cpu_us[0] > 0 for speed in result.speeds)
+
+
+def test_entries_are_of_few_large_accounts_and_of_many_small_ones() -> None:
+    calls = [entry.account_id for entry in some_entries(5000)]
+    most = max(map(calls.count, set(calls)))
+    assert 0.05 < most / len(calls) < 0.3
+    assert len(set(calls)) > 500
+    assert len({entry.call_id for entry in some_entries(5000)}) == 5000

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,16 @@ def test_it_writes_nothing_and_makes_no_ledger(url, tmp_path, monkeypatch):
     assert result.exit_code == 1
     assert "there is no ledger" in result.stderr
     assert not (tmp_path / "none.db").exists()
+
+
+def test_on_postgresql_a_role_that_can_only_read_is_enough(url, monkeypatch):
+    if url.startswith("sqlite"):
+        return  # has no roles
+    role = f"reader_{url.rsplit('/', 1)[1]}"
+    sql = f"CREATE ROLE {role} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"
+    subprocess.run(["psql", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql, url], check=True)
+    monkeypatch.setenv("TOLLGATE_DATABASE_URL", url.replace("tollgate@", f"{role}@"))
+    assert "4 entries in 2 months. Nothing is wrong." in verify().stdout
 
 
 @pytest.mark.parametrize(("line", "says"), [("--month 2026-13", "not a month"), ("--account nobody", "nobody")])

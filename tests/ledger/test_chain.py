@@ -2,10 +2,15 @@
 
 import asyncio
 import random
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from proxy.core import chain
+from proxy.core.usage import UsageType
 from proxy.ledger import schema
 from proxy.ledger.chain import NOTHING, Head, head_of
 from proxy.ledger.database import Database
@@ -16,6 +21,8 @@ from proxy.ledger.rows import entry_of, values_of
 from proxy.ledger.store import Ledger
 from tests.ledger.support import NOON_MS, charge, entry, rows_of
 from tests.ledger.test_store import some_calls
+
+DOCS = Path(__file__).parents[2] / "docs" / "audit.md"
 
 
 def leaves_of(calls):
@@ -133,3 +140,25 @@ async def test_shippers_at_once_make_one_chain_of_each_month(postgres_database):
         assert await head(database, account_id, month) == Head(len(heads), heads[-1])
     for opened in databases:
         await opened.close()
+
+
+async def test_the_checker_in_the_docs_comes_to_the_same_heads(tmp_path):
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    await migrate(url)
+    database = Database.open(url)
+    for number in range(5):
+        await Ledger(database).insert(some_calls(60)[number * 10 :])
+        await Ledger(database).insert([entry(model=f'é"\\\t\x7f{number}', streamed=True)])
+    kept = {(row["account_id"], row["month"]): row["head"] for row in await rows_of(database, chain_heads)}
+    await database.close()
+    program = re.search(r"^```python\n(.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL)[1]
+    words = [sys.executable, "-c", program, tmp_path / "ledger.db"]
+    done = await asyncio.to_thread(subprocess.run, words, capture_output=True, text=True, check=True, timeout=60)
+    assert {(account, month): head for account, month, head in map(str.split, done.stdout.splitlines())} == kept
+    assert len(kept) == 6
+
+
+def test_the_docs_name_the_columns_in_order():
+    told = DOCS.read_text().partition("The columns, in order: ")[2].partition("\n\n")[0]
+    names = re.findall(r"`([a-z_]+)`", told)
+    assert names == [*chain.FIELDS[:18], *(usage_type.value for usage_type in UsageType)]

@@ -7,8 +7,10 @@ import pytest
 from sqlalchemy import text
 
 from proxy.core.chain import pack_leaves
+from proxy.core.chain_audit import Wrong
 from proxy.ledger import migrations, schema
 from proxy.ledger.chain import Head, head_of
+from proxy.ledger.chain_reading import ChainReading
 from proxy.ledger.database import Database
 from proxy.ledger.errors import LedgerRefusedError
 from proxy.ledger.invoice_schema import chain_heads, chain_links, metadata
@@ -100,6 +102,18 @@ async def test_whoever_owns_the_database_can_take_the_guards_away(filled, databa
         assert raw(filled, f"DELETE FROM {table}") == ""
 
 
+async def test_what_sqlite_replaces_past_the_guards_is_found(tmp_path):
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    await migrations.migrate(url)
+    database = Database.open(url)
+    await Ledger(database).insert([entry("a", tier="tier1")])
+    columns = ", ".join(column.name if column.name != "tier" else "'tier2'" for column in schema.entries.columns)
+    assert raw(url, f"INSERT OR REPLACE INTO entries SELECT {columns} FROM entries") == ""
+    report = await ChainReading(database).audit(("acc_a", "2026-11"))
+    await database.close()
+    assert [(found.wrong, found.call_id) for found in report.findings] == [(Wrong.CHANGED, "a")]
+
+
 async def test_entries_that_were_there_before_are_sealed(database_url, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(migrations, "HEAD", "0004")
@@ -126,6 +140,9 @@ async def test_entries_that_were_there_before_are_sealed(database_url, monkeypat
         "acc_a", "2026-11", [many[:1000], many[1000:2000], many[2000:], [last]]
     )[3:]
     leaves = {row["account_id"]: row["leaves"] for row in await rows_of(database, chain_links)}
+    reading = ChainReading(database)
+    months = (await reading.chained()).months
+    assert [(await reading.audit(key)).findings for key in months] == [(), (), ()]
     await database.close()
     assert leaves["acc_b"] == pack_leaves(leaves_of(few[:2]))
 
