@@ -283,6 +283,7 @@ class App:
         )
         watch("tollgate_settings_reloads_total", "", lambda: self._holder.reloads, {"result": "taken"})
         watch("tollgate_settings_reloads_total", "", lambda: self._holder.failed_reloads, {"result": "refused"})
+        watch("tollgate_spool_bytes", "", lambda: self.public.spool.bytes_on_disk)
         watch("tollgate_call_log_dropped_lines_total", "", lambda: self.call_log.dropped)
         self.metrics.watch_each(
             "tollgate_upstream_in_flight_calls",

@@ -116,14 +116,6 @@ def _checksum(secret: str) -> str:
     return _base62(zlib.crc32(secret.encode("ascii")), _CHECK_CHARS)
 
 
-def is_well_formed_key(token: str) -> bool:
-    """Whether a token has our prefix, length and checksum."""
-    if len(token) != KEY_CHARS or not token.startswith(KEY_PREFIX) or not token.isascii():
-        return False
-    secret = token[len(KEY_PREFIX) : -_CHECK_CHARS]
-    return token[-_CHECK_CHARS:] == _checksum(secret)
-
-
 def digest_of(token: str) -> str:
     """Return the SHA-256 of a token in lower-case hex: the only form in which a key is stored."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()

@@ -23,8 +23,6 @@ from proxy.ledger.lots import CreditLot, buy
 from proxy.ledger.schema import accounts, directory_changes
 from proxy.ledger.tiers import TierChange
 
-now_ms = unix_ms
-
 
 def new_id(prefix: str) -> str:
     """Return an id: ``acc_``, ``key_`` or ``lot_`` and a UUIDv7 in hex."""

@@ -262,6 +262,7 @@ WATCHED: Final = (
         "1 while an upstream has failed and not been seen well since.",
         Merge.LARGEST,
     ),
+    Described("tollgate_spool_bytes", Kind.GAUGE, (), "Bytes of uploads that wait on disk for their upstream."),
     Described(
         "tollgate_call_log_dropped_lines_total",
         Kind.COUNTER,

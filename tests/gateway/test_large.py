@@ -290,6 +290,8 @@ async def test_an_upstream_that_is_slow_to_read_costs_no_memory(tmp_path):
         await asyncio.sleep(0.3)
         assert memory.grown < FLAT
         assert stack.app.public.spool.bytes_on_disk == 48 * MEBIBYTE
+        async with stack.session.get(f"{stack.admin_url}/metrics") as metrics:
+            assert f"tollgate_spool_bytes {48 * MEBIBYTE}.0" in (await metrics.text()).splitlines()
         upstream.may_read.set()
         assert await asking == 200
         assert memory.grown < FLAT
