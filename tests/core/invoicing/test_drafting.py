@@ -6,10 +6,11 @@ from fractions import Fraction
 import pytest
 
 from proxy.core.invoicing.checking import mistakes_against, mistakes_of
-from proxy.core.invoicing.document import DayOfUse, DocumentKind, LineKind, UsageItem
-from proxy.core.invoicing.drafting import deposit_invoice, monthly_invoice, numbered
+from proxy.core.invoicing.document import DocumentKind, LineKind, UsageItem
+from proxy.core.invoicing.drafting import deposit_invoice, numbered
 from proxy.core.invoicing.errors import FactsError, InvoicingError
-from proxy.core.invoicing.facts import DepositFacts, MonthFacts, Used
+from proxy.core.invoicing.facts import DepositFacts, Used
+from proxy.core.invoicing.lines import usage_lines
 from proxy.core.invoicing.terms import DrawnCredit, InvoicingTerms
 from proxy.core.invoicing.vat import tax_cents
 from proxy.core.parties import Buyer, VatTreatment
@@ -20,6 +21,7 @@ from tests.core.invoicing.books import BUYERS, MODELS, PARIS, PRICES, SELLER, Bo
 AS_LINES, AS_PAID = (InvoicingTerms(drawn_credit=mode) for mode in DrawnCredit)
 FRENCH = BUYERS[VatTreatment.FRENCH]
 STANDARD, BATCH = TariffClass
+ITEM = UsageItem("large", UsageType.INPUT, STANDARD, "2026-a", 3)
 
 
 def calls(terms=AS_LINES, buyer=FRENCH):
@@ -157,18 +159,25 @@ def test_what_came_late_is_invoiced_with_the_next_month_even_if_that_has_nothing
     assert mistakes_of(invoice) == mistakes_against(invoice, found.behind(invoice), PRICES) == []
 
 
-def test_sums_that_contradict_themselves_are_refused():
-    item = UsageItem("large", UsageType.INPUT, STANDARD, "2026-a", 3)
-    for used, late in (
-        ((Used(item, "", 5, 14),), ()),
-        ((Used(item, "", -5, -15),), ()),
-        ((Used(item, "2026-11-03", 5, 15),), ()),
-        ((), (Used(item, "", 5, 15),)),
-        ((), (Used(item, "2026-11-03", 5, 15),)),
-    ):
-        facts = MonthFacts("acme", "Acme", "T", "2026-11", used, late, (), {}, (DayOfUse("2026-11-03", 15),), ())
-        with pytest.raises(FactsError):
-            monthly_invoice(facts, SELLER, FRENCH, AS_LINES, "2026-12-03")
+@pytest.mark.parametrize(
+    ("used", "late", "problem"),
+    [
+        (("", 5, 14), None, "are not worth 14"),
+        (("", -5, -15), None, "are not worth -15"),
+        (("2026-11-03", 5, 15), None, "are dated"),
+        (None, ("", 5, 15), "late ones"),
+        (None, ("2026-11-03", 5, 15), "late ones"),
+    ],
+)
+def test_sums_that_contradict_themselves_are_refused(used, late, problem):
+    given = [[Used(ITEM, *each)] if each else [] for each in (used, late)]
+    with pytest.raises(FactsError, match=problem):
+        usage_lines("2026-11", *given)
+
+
+def test_sums_of_one_item_make_one_line():
+    lines = usage_lines("2026-11", [Used(ITEM, "", 5, 15), Used(ITEM, "", 2, 6)], [])
+    assert [(line.quantity, line.exact_pico) for line in lines] == [(7, 21)]
 
 
 def test_a_deposit_invoice_has_been_paid_and_bears_vat():
