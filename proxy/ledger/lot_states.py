@@ -4,11 +4,12 @@ What belongs here: reading it in one snapshot. What does not: months (month_fact
 (billing/invoices/).
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import msgspec
 from sqlalchemy import func, select
 
+from proxy.clock import unix_ms
 from proxy.core.accounts import Account
 from proxy.core.invoicing.facts import LotFact
 from proxy.core.parties import Buyer
@@ -42,15 +43,17 @@ class LotState(msgspec.Struct, frozen=True):
 class LotStateReader:
     """Reads the credit of accounts. Raises ``LedgerUnavailableError`` when the database does not answer."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock_ms: Callable[[], int] = unix_ms) -> None:
         self._database = database
+        self._clock_ms = clock_ms
 
     async def read(self, account_ids: Collection[str]) -> list[LotState]:
         """Return some accounts with their credit, in the order of their ids."""
         table = invoices.c
         async with self._database.read() as connection:
             rows = await connection.execute(ACCOUNTS.where(accounts.c.id.in_(account_ids)).order_by(accounts.c.id))
-            wanted = [account_of(row) for row in rows]
+            now_ms = self._clock_ms()
+            wanted = [account_of(row).at(now_ms) for row in rows]
             buyers = await read_buyers(connection, account_ids)
             facts = await read_lot_facts(connection, wanted)
             bought = {id_: await read_lots(connection, id_) for id_ in facts}

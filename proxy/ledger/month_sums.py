@@ -19,6 +19,7 @@ from proxy.ledger.errors import DamagedError
 from proxy.ledger.invoice_schema import chain_heads, chain_links
 from proxy.ledger.linked_sums import LinkedSum
 from proxy.ledger.schema import account_tiers, rollups_daily, rollups_monthly
+from proxy.ledger.tiers import standing_changes
 
 _PAIRS_MAX: Final = 1000
 _CLASSES: Final = list(TariffClass)
@@ -82,10 +83,8 @@ async def read_tiers(
     connection: AsyncConnection, account_ids: Sequence[str], before_ms: Mapping[str, int]
 ) -> dict[str, str]:
     """Return the tier that accounts held just before an instant of their own (Unix milliseconds), by account id."""
-    table = account_tiers.c
-    query = select(table.account_id, table.effective_ms, table.tier).where(table.account_id.in_(account_ids))
-    rows = await connection.execute(query.order_by(table.effective_ms))
-    return {account_id: tier for account_id, since_ms, tier in rows if since_ms < before_ms[account_id]}
+    changes = await standing_changes(connection, account_tiers.c.account_id.in_(account_ids))
+    return {id_: tier for id_, held in changes.items() for since_ms, tier in held if since_ms < before_ms[id_]}
 
 
 async def used_months(connection: AsyncConnection, months: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:

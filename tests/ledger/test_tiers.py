@@ -13,7 +13,9 @@ from proxy.ledger.database import Database
 from proxy.ledger.directory import Directory
 from proxy.ledger.errors import LedgerRefusedError, UnknownAccountError
 from proxy.ledger.keys import Keys
+from proxy.ledger.lot_states import LotStateReader
 from proxy.ledger.migrations import migrate
+from proxy.ledger.month_sums import read_tiers
 from proxy.ledger.months_entries import MonthsEntries
 from proxy.ledger.schema import directory_changes
 from proxy.ledger.store import Ledger
@@ -214,6 +216,24 @@ async def test_a_replay_knows_a_plan_only_in_the_months_in_which_it_held(account
     assert (await months.holders("2026-10"))[0].tiers == ("tier1",)  # no calls: what it holds now
     clock.now_ms = JANUARY_MS
     assert (await months.holders("2026-10"))[0].tiers == ("tier3",)
+
+
+async def test_an_invoice_names_the_tier_of_the_months_end_and_never_one_that_was_given_up(accounts, database, clock):
+    account = await accounts.create("acme", "tier1")
+    await accounts.plan_tier("acme", "tier2")
+    await accounts.plan_tier("acme", "tier3")
+    kept = await accounts.create("kept", "tier1")
+    await accounts.plan_tier("kept", "tier2")
+    await accounts.keep_tier("kept")
+    ids = [account.id, kept.id]
+    async with database.read() as connection:
+        november = await read_tiers(connection, ids, dict.fromkeys(ids, DECEMBER_MS))
+        december = await read_tiers(connection, ids, dict.fromkeys(ids, JANUARY_MS))
+    assert november == {account.id: "tier1", kept.id: "tier1"}
+    assert december == {account.id: "tier3", kept.id: "tier1"}
+    clock.now_ms = DECEMBER_MS
+    (state,) = await LotStateReader(database, clock).read([account.id])
+    assert state.account.tier == "tier3"
 
 
 async def test_the_database_itself_refuses_to_rewrite_the_history(accounts, database):
