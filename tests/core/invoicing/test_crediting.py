@@ -175,3 +175,15 @@ def test_a_deposit_invoice_of_which_nothing_was_used_is_cancelled():
     note = found.cancel(found.documents[0], LATER)
     assert (note.cancels, note.gross_cents, note.due_cents, note.lot_id) == (True, 6000, 6000, "a")
     assert mistakes_of(note) == mistakes_of_note(note, found.documents[0]) == []
+
+
+def test_a_cent_of_vat_that_rounding_would_give_back_twice_is_given_back_once():
+    found = Books(AS_PAID, BUYERS[VatTreatment.FRENCH])
+    found.buy(books.lot("a", 3, NOVEMBER), day=None)
+    found.record(entry(NOVEMBER, 3, "large", TariffClass.STANDARD, usage(input=200_000), PRICES[0]))
+    invoice = found.invoice(NOVEMBER, ISSUED)  # 0.06 and 0.01 of VAT, of which 0.03 and 0.01 count as paid
+    assert (invoice.gross_cents, invoice.paid_cents) == (7, 4)
+    part = found.credit(invoice, [Part(1, 100_000)], LATER)  # 0.03 and 0.01
+    rest = found.cancel(invoice, LATER)
+    assert (rest.gross_cents, rest.paid_cents, rest.due_cents) == (3, 3, 0)
+    assert mistakes_of_note(rest, invoice, [part]) == mistakes_of(rest) == []
