@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -99,11 +100,21 @@ def cost_of(words: list[str], environ: dict[str, str]) -> Cost:
     """Run a command to its end."""
     began_s = time.perf_counter()
     process = subprocess.Popen(words, env=environ, cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    peak_bytes = 0
+    # Not what wait4 tells of memory: that includes the process that started it.
+    while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
+        peak_bytes = max(peak_bytes, peak_of(process.pid))
+        time.sleep(0.02)
+    process.returncode = os.waitstatus_to_exitcode(ended[1])
     if process.returncode:
         raise SystemExit(f"{' '.join(words)} ended with {process.returncode}")
-    return Cost(time.perf_counter() - began_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    return Cost(time.perf_counter() - began_s, ended[2].ru_utime + ended[2].ru_stime, peak_bytes)
+
+
+def peak_of(pid: int) -> int:
+    """Return the most memory that a process has had so far (proc(5), VmHWM)."""
+    found = re.search(r"^VmHWM:\s*([0-9]+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 async def count(url: str) -> int:
