@@ -279,7 +279,13 @@ async def test_one_account_can_be_asked_for(company):
 async def test_more_accounts_than_are_read_at_once_come_in_order(company, monkeypatch):
     monkeypatch.setattr(issued, "BATCH", 2)
     accounts = [await company.account(f"a{number}") for number in range(5)]
-    told = []
+    told, at_once, read_days = [], [], issued._read_days
+
+    async def read(connection, month, ids):
+        at_once.append(len(ids))
+        return await read_days(connection, month, ids)
+
+    monkeypatch.setattr(issued, "_read_days", read)
     for account in accounts:
         await company.uses(account, "2026-10-10", (OUTPUT, 1))
     request = msgspec.structs.replace(company.request("2026-10"), advanced=lambda done, all_: told.append((done, all_)))
@@ -287,6 +293,7 @@ async def test_more_accounts_than_are_read_at_once_come_in_order(company, monkey
     written = await write_focus(request, out)
     assert [row["BillingAccountId"] for row in rows_of(out.getvalue())] == sorted(each.id for each in accounts)
     assert told == [(done, 5) for done in range(1, 6)]
+    assert at_once == [2, 2, 1]
     assert (written.rows, written.total_pico) == (5, 40_000_000)
 
 
