@@ -61,11 +61,13 @@ batch_blocks: Final = Table(
     big_column("until_ms", nullable=True),
     big_column("attempts"),
     big_column("done_ms", nullable=True),
+    text_column("unsettled", nullable=True),
     PrimaryKeyConstraint("batch_id", "number"),
     Index("ix_batch_blocks_done_ms", "done_ms", "until_ms"),
     sqlite_strict=True,
 )
-"""Lines that one worker runs. ``done_ms`` NULL: some of them have no result yet."""
+"""Lines that one worker runs. ``done_ms`` NULL: some of them have no result yet. ``unsettled`` names the segment whose
+lines have ended though the limiter may not know it yet."""
 
 batch_lines: Final = Table(
     "batch_lines",

@@ -98,19 +98,36 @@ class Ledger:
             LedgerUnavailableError: nothing is known; the same entries may be sent again.
             LedgerRefusedError: at least one of them can never be taken, and none was.
         """
-        batch = Batch(new)
-        versions = {entry.charge.price_version for entry in new} - self._versions_kept
         async with self._database.write() as connection:
-            if versions and self._book is not None:
-                await prices.keep(self._database, connection, self._book, versions, self._clock_ms())
-            heads = await self._chain.lock(connection, batch.months)
-            inserted = await self._insert_entries(connection, batch, heads)
-            if inserted:
-                await self._chain.add(connection, batch.links(heads, inserted, self._clock_ms()))
-                await self._add_rollups(connection, (batch.entries[key] for key in inserted))
-        if self._book is not None:  # what it does not know yet is asked for again: a new book is on its way
-            self._versions_kept |= versions & {version.id for version in self._book.versions}
+            inserted = await self.insert_in(connection, new)
+        self.committed(new)
+        return inserted
+
+    async def insert_in(self, connection: AsyncConnection, new: Sequence[Entry]) -> int:
+        """Take entries as ``insert`` does, in a transaction of the caller's: say ``committed`` when it has ended well.
+
+        Args:
+            connection: in a transaction that writes. Heads of chains are locked in it until its end.
+            new: entries.
+        """
+        batch = Batch(new)
+        versions = self._versions_of(new)
+        if versions and self._book is not None:
+            await prices.keep(self._database, connection, self._book, versions, self._clock_ms())
+        heads = await self._chain.lock(connection, batch.months)
+        inserted = await self._insert_entries(connection, batch, heads)
+        if inserted:
+            await self._chain.add(connection, batch.links(heads, inserted, self._clock_ms()))
+            await self._add_rollups(connection, (batch.entries[key] for key in inserted))
         return len(inserted)
+
+    def committed(self, new: Sequence[Entry]) -> None:
+        """The transaction that took these entries has been committed: their prices need not be kept again."""
+        if self._book is not None:  # what it does not know yet is asked for again: a new book is on its way
+            self._versions_kept |= self._versions_of(new) & {version.id for version in self._book.versions}
+
+    def _versions_of(self, new: Sequence[Entry]) -> set[str]:
+        return {entry.charge.price_version for entry in new} - self._versions_kept
 
     async def _insert_entries(
         self, connection: AsyncConnection, batch: Batch, heads: Mapping[Month, Head]

@@ -29,6 +29,7 @@ def upgrade() -> None:
         *_bigs("until_ms", nullable=True),
         *_bigs("attempts"),
         *_bigs("done_ms", nullable=True),
+        *_texts("unsettled", nullable=True),
         sa.ForeignKeyConstraint(["batch_id"], ["batches.id"], name="fk_batch_blocks_batch_id"),
         sa.PrimaryKeyConstraint("batch_id", "number", name="pk_batch_blocks"),
         sqlite_strict=True,

@@ -1,0 +1,254 @@
+"""Leases: who runs which block, and who has a whole batch in hand.
+
+What belongs here: claiming, renewing and giving back. What does not: whose turn it is (core/batches/turns.py), and
+what ends with a lease (ends.py).
+
+A lease is a holder and an instant. It is anybody's from that instant on; until somebody takes it, its holder may still
+renew it. Times are told by the caller: workers whose clocks differ may both believe that they hold a block, and the one
+that the row names does. What a line's end does asks the row (ends.py), so it happens once.
+
+Locks are taken in one order: rows of blocks, heads of chains, the row of the batch.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from proxy.core.batches.objects import ENDED, Batch, BatchStatus, Block
+from proxy.core.batches.turns import Bounds, InTurn, share_out
+from proxy.ledger.batch_schema import batch_blocks, batches
+from proxy.ledger.batches.rows import batch_of, block_of
+from proxy.ledger.database import Database
+
+BlockId = tuple[str, int]
+"""Batch id, number."""
+
+_ENDED: Final = sorted(status.value for status in ENDED)
+_WITHOUT_WORK: Final = (BatchStatus.FINALIZING.value, BatchStatus.CANCELLING.value)
+_GIVEN_UP: Final = (BatchStatus.VALIDATING.value, BatchStatus.IN_PROGRESS.value)
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """A block that has been leased.
+
+    Args:
+        batch: of which batch, as it was then.
+        block: which lines.
+        attempts: how often it has been leased, this time included.
+        unsettled: the segment whose lines the limiter may not know of; None: there is none.
+    """
+
+    batch: Batch
+    block: Block
+    attempts: int
+    unsettled: str | None
+
+    @property
+    def id(self) -> BlockId:
+        """What it is known by."""
+        return self.block.batch_id, self.block.number
+
+
+class Leases:
+    """The leases of all workers.
+
+    Every method raises ``LedgerUnavailableError`` when the database does not answer.
+
+    Args:
+        database: migrated.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # Blocks
+
+    async def claim_blocks(
+        self, holder: str, running: Sequence[tuple[str, str]], bounds: Bounds, now_ms: int, until_ms: int
+    ) -> list[Claimed]:
+        """Lease blocks of batches in progress: accounts take turns, and of one account the oldest batch is first.
+
+        Args:
+            holder: the worker's name: unique.
+            running: (account, model) of each block that it runs already.
+            bounds: what it may run at once.
+            now_ms: Unix milliseconds.
+            until_ms: when the leases end.
+        """
+        claimed: list[Claimed] = []
+        async with self._database.write() as connection:
+            waiting = (await connection.execute(_waiting(now_ms))).mappings().all()
+            turns = [
+                InTurn(row["id"], row["account_id"], row["model"], int(row["leased"]), int(row["free"]))
+                for row in waiting
+            ]
+            rows = {row["id"]: row for row in waiting}
+            for batch_id, most in share_out(turns, running, bounds).items():
+                batch = batch_of(rows[batch_id])
+                taken = await self._take(connection, batch_id, most, now_ms)
+                claimed += [Claimed(batch, block_of(row), row["attempts"] + 1, row["unsettled"]) for row in taken]
+            if claimed:
+                await connection.execute(
+                    update(batch_blocks)
+                    .where(_among([each.id for each in claimed]))
+                    .values(holder=holder, until_ms=until_ms, attempts=batch_blocks.c.attempts + 1)
+                )
+        return claimed
+
+    async def _take(
+        self, connection: AsyncConnection, batch_id: str, most: int, now_ms: int
+    ) -> Sequence[Mapping[str, Any]]:
+        """Lock free blocks of a batch; those that another worker takes at this moment are passed over."""
+        query = (
+            select(batch_blocks)
+            .where(batch_blocks.c.batch_id == batch_id, batch_blocks.c.done_ms.is_(None), ~_is_live(now_ms))
+            .order_by(batch_blocks.c.number)
+            .limit(most)
+        )
+        if self._database.is_postgresql:  # SQLite's writer is alone
+            query = query.with_for_update(skip_locked=True)
+        return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+    async def renew_blocks(self, holder: str, blocks: Collection[BlockId], until_ms: int) -> dict[BlockId, Batch]:
+        """Renew leases; return the blocks that the worker holds still, with their batches as they are now."""
+        if not blocks:
+            return {}
+        mine = and_(_among(blocks), batch_blocks.c.holder == holder, batch_blocks.c.done_ms.is_(None))
+        async with self._database.write() as connection:
+            renewed = await connection.execute(
+                update(batch_blocks)
+                .where(mine)
+                .values(until_ms=until_ms)
+                .returning(batch_blocks.c.batch_id, batch_blocks.c.number)
+            )
+            held = [(batch_id, number) for batch_id, number in renewed]
+            found = await connection.execute(select(batches).where(batches.c.id.in_({each for each, _ in held})))
+            now = {row["id"]: batch_of(dict(row)) for row in found.mappings()}
+        return {block: now[block[0]] for block in held}
+
+    async def give_back(self, holder: str, blocks: Collection[BlockId]) -> None:
+        """End leases before their time: the blocks are anybody's at once. Those of others are left alone."""
+        if not blocks:
+            return
+        async with self._database.write() as connection:
+            await connection.execute(
+                update(batch_blocks)
+                .where(_among(blocks), batch_blocks.c.holder == holder, batch_blocks.c.done_ms.is_(None))
+                .values(holder=None, until_ms=None)
+            )
+
+    # Whole batches
+
+    async def claim_to_validate(self, holder: str, now_ms: int, until_ms: int) -> Batch | None:
+        """Lease the oldest batch whose file has not been checked."""
+        wanted = and_(batches.c.status == BatchStatus.VALIDATING.value, batches.c.expires_ms > now_ms)
+        async with self._database.write() as connection:
+            return await self._claim(connection, wanted, holder, now_ms, until_ms)
+
+    async def claim_to_finish(self, holder: str, now_ms: int, until_ms: int) -> Batch | None:
+        """Lease the oldest batch that is to end: run to its end, cancelled, or past its time.
+
+        Nobody runs a line of it any more: its blocks are closed here. One with a block that somebody runs is not ready.
+        """
+        running = exists().where(batch_blocks.c.batch_id == batches.c.id, _is_open, _is_live(now_ms))
+        wanted = and_(
+            or_(
+                batches.c.status.in_(_WITHOUT_WORK),
+                and_(batches.c.status.in_(_GIVEN_UP), batches.c.expires_ms <= now_ms),
+            ),
+            ~running,
+        )
+        async with self._database.write() as connection:
+            batch = await self._find(connection, wanted, now_ms)
+            if batch is None:
+                return None
+            own = batch_blocks.c.batch_id == batch.id
+            await connection.execute(
+                update(batch_blocks)
+                .where(own, _is_open, ~_is_live(now_ms))
+                .values(done_ms=now_ms, holder=None, until_ms=None)
+            )
+            if (await connection.execute(select(batch_blocks.c.number).where(own, _is_open).limit(1))).first():
+                return None  # its holder has renewed it meanwhile
+            # Its status may have changed while blocks were locked, from in progress to finalizing or cancelling.
+            return await self._claim(connection, batches.c.id == batch.id, holder, now_ms, until_ms)
+
+    async def claim_to_clear(self, holder: str, now_ms: int, until_ms: int) -> Batch | None:
+        """Lease a batch that has ended, and whose segments are still there."""
+        wanted = and_(batches.c.status.in_(_ENDED), batches.c.holder.is_not(None))
+        async with self._database.write() as connection:
+            return await self._claim(connection, wanted, holder, now_ms, until_ms)
+
+    async def _find(self, connection: AsyncConnection, wanted: ColumnElement[bool], now_ms: int) -> Batch | None:
+        free = or_(batches.c.until_ms.is_(None), batches.c.until_ms <= now_ms)
+        query = select(batches).where(wanted, free).order_by(batches.c.created_ms, batches.c.id).limit(1)
+        row = (await connection.execute(query)).mappings().one_or_none()
+        return None if row is None else batch_of(dict(row))
+
+    async def _claim(
+        self, connection: AsyncConnection, wanted: ColumnElement[bool], holder: str, now_ms: int, until_ms: int
+    ) -> Batch | None:
+        free = or_(batches.c.until_ms.is_(None), batches.c.until_ms <= now_ms)
+        query = select(batches).where(wanted, free).order_by(batches.c.created_ms, batches.c.id).limit(1)
+        if self._database.is_postgresql:
+            query = query.with_for_update(skip_locked=True)
+        row = (await connection.execute(query)).mappings().one_or_none()
+        if row is None:
+            return None
+        await connection.execute(
+            update(batches).where(batches.c.id == row["id"]).values(holder=holder, until_ms=until_ms)
+        )
+        return batch_of(dict(row))
+
+    async def renew_batch(self, holder: str, batch_id: str, until_ms: int) -> bool:
+        """Renew the lease of a whole batch; False: it is another's."""
+        async with self._database.write() as connection:
+            renewed = await connection.execute(
+                update(batches).where(batches.c.id == batch_id, batches.c.holder == holder).values(until_ms=until_ms)
+            )
+            return renewed.rowcount == 1
+
+    async def give_back_batch(self, holder: str, batch_id: str) -> None:
+        """End the lease of a whole batch before its time."""
+        async with self._database.write() as connection:
+            await connection.execute(
+                update(batches)
+                .where(batches.c.id == batch_id, batches.c.holder == holder)
+                .values(holder=None, until_ms=None)
+            )
+
+
+_is_open: Final = batch_blocks.c.done_ms.is_(None)
+
+
+def _is_live(now_ms: int) -> ColumnElement[bool]:
+    """Whether somebody runs a block, never NULL."""
+    return func.coalesce(batch_blocks.c.until_ms, 0) > now_ms
+
+
+def _among(blocks: Collection[BlockId]) -> ColumnElement[bool]:
+    return tuple_(batch_blocks.c.batch_id, batch_blocks.c.number).in_(sorted(blocks))
+
+
+def _waiting(now_ms: int) -> Select[Any]:
+    """Batches in progress that have free blocks or run some, with how many, oldest first."""
+    is_live = _is_live(now_ms)
+    counts = (
+        select(
+            batch_blocks.c.batch_id,
+            func.sum(case((is_live, 1), else_=0)).label("leased"),
+            func.sum(case((is_live, 0), else_=1)).label("free"),
+        )
+        .where(_is_open)
+        .group_by(batch_blocks.c.batch_id)
+        .subquery()
+    )
+    return (
+        select(batches, counts.c.leased, counts.c.free)
+        .join(counts, counts.c.batch_id == batches.c.id)
+        .where(batches.c.status == BatchStatus.IN_PROGRESS.value, batches.c.expires_ms > now_ms)
+        .order_by(batches.c.created_ms, batches.c.id)
+    )
