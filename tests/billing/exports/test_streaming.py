@@ -1,12 +1,16 @@
 """A month as a stream: every entry once, in one order, of one instant, in blocks."""
 
+import uuid
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy import delete
 
 from proxy.core.entries import Entry
 from proxy.ledger import streaming
+from proxy.ledger.database import Database
+from proxy.ledger.migrations import migrate
 from proxy.ledger.outbox import Outbox
 from proxy.ledger.rows import sums_of, values_of
 from proxy.ledger.schema import calls_monthly, entries
@@ -67,14 +71,34 @@ async def test_one_account_is_streamed_alone(database):
     assert {one["account_id"] for one in used} == {account_id}
 
 
-async def test_accounts_are_in_the_order_of_their_bytes_not_of_a_language(database):
+async def test_accounts_are_in_the_order_of_their_bytes(database):
+    await bytes_order(database)
+
+
+async def test_a_database_that_was_made_for_a_language_gives_the_same_order(postgres_url):
+    name = f"t_{uuid.uuid4().hex}"
+    server = await asyncpg.connect(postgres_url)
+    await server.execute(f"CREATE DATABASE {name} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'fr'")
+    assert await server.fetchval("SELECT 'acc_a' < 'acc_B' COLLATE \"fr-x-icu\"")  # 'B' is the smaller byte
+    await server.close()
+    url = postgres_url.rsplit("/", 1)[0] + f"/{name}"
+    await migrate(url)
+    database = Database.open(url)
+    await bytes_order(database)
+    await database.close()
+
+
+async def bytes_order(database):
     ids = ["acc_B", "acc_a", "acc_é", "acc-", "acc_10", "acc_9"]
     made = [entry(account_id=account_id) for account_id in ids for _ in range(2)]
     await Ledger(database).insert(made)
+    daily, _ = sums_of(made)
     for size in (1, 4, 10_000):
         async with month_stream(database, MONTH, rows=size) as month:
             found = await rows(month.entries())
+            of_days = await rows(month.daily(), DAILY_COLUMNS)
         assert [one["account_id"] for one in found] == sorted(ids * 2)
+        assert [tuple(one.values()) for one in of_days] == list(daily.rollup_rows())
 
 
 async def test_what_comes_while_it_is_read_is_not_in_it(database):
