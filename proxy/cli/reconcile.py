@@ -4,6 +4,7 @@ What belongs here: the command. What does not: the comparisons (reconciling/), a
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from proxy.cli.ledger_reading import with_ledger_untouched
 from proxy.cli.ledger_session import config_option, json_option, operator, read_settings
 from proxy.cli.progress import progress
-from proxy.cli.reconcile_text import Outcome, outcome_document, print_outcome
+from proxy.cli.reconcile_text import Outcome, outcome_document, print_outcome, repaired_text
 from proxy.clock import unix_ms
 from proxy.core.calendar import is_month
 from proxy.core.money import pico_from_euros
@@ -23,7 +24,6 @@ from proxy.ledger.database import Database
 from proxy.ledger.errors import UnknownAccountError
 from proxy.ledger.location import locate
 from proxy.ledger.store import Ledger
-from proxy.limiter import LimiterUnavailableError
 from proxy.limiter.redis import RedisLimiter
 from proxy.reconciling.findings import Source, Threshold
 from proxy.reconciling.reconciling import ENGINE_TOLERANCE_PERCENT, Asked, Reconciler, is_sound
@@ -142,7 +142,7 @@ def reconcile(
 
     async def work(database: Database) -> Outcome:
         with progress("entries", shown=not no_progress) as told:
-            return await _reconcile(settings, database, asked, told, repair=repair)
+            return await _reconcile(settings, database, asked, told, repair=repair, quiet=as_json)
 
     outcome = with_ledger_untouched(settings.proxy, work)
     sound = is_sound(outcome.findings, named & asked.sources)
@@ -153,24 +153,34 @@ def reconcile(
     sys.exit(0 if sound else 1)
 
 
-async def _reconcile(settings: Settings, database: Database, asked: Asked, told: Any, *, repair: bool) -> Outcome:  # noqa: ANN401
-    limits = settings.proxy.limiter
+async def _reconcile(
+    settings: Settings,
+    database: Database,
+    asked: Asked,
+    told: Callable[[int, int], None],
+    *,
+    repair: bool,
+    quiet: bool,
+) -> Outcome:
+    limits, began_ms = settings.proxy.limiter, unix_ms()
     limiter = None
     if settings.proxy.redis_url is not None:
         # It never asks the ledger here, but it must look for an account where those do that can.
         seed = Ledger(database).seed
         limiter = RedisLimiter(settings.proxy.redis_url, limits.hold_ttl_s * 1000, limits.redis_timeout_ms, seed)
+    repaired = []
     try:
         async with ClientSession() as session:
             reconciler = Reconciler(settings, database, locate(settings.proxy), limiter, session, told)
-            began_ms = unix_ms()
-            repaired = await reconciler.repair(asked) if repair else None
+            if repair:
+                async for each in reconciler.repair(asked):
+                    repaired.append(each)
+                    if not quiet:
+                        click.echo(repaired_text(each))
             findings = await reconciler.compare(asked)
-            return Outcome(tuple(findings), None if repaired is None else tuple(repaired), operator(), began_ms)
+            return Outcome(tuple(findings), tuple(repaired) if repair else None, operator(), began_ms)
     except UnknownAccountError as exc:
         raise click.BadParameter(str(exc), param_hint="--account") from exc
-    except LimiterUnavailableError as exc:
-        raise click.ClickException(f"the limiter does not answer, so its budgets are not put right: {exc}") from exc
     finally:
         if limiter is not None:
             await limiter.close()

@@ -93,9 +93,9 @@ def _repaired_document(repaired: Repaired) -> dict[str, str]:
 
 
 def print_outcome(console: Console, outcome: Outcome, rows: int) -> None:
-    """Print what was put right, what differs, and a line for each source."""
-    if outcome.repaired is not None:
-        _print_repaired(console, outcome)
+    """Print what differs, and a line for each source; what was put right has been printed as it was done."""
+    if outcome.repaired is not None and not outcome.repaired:
+        console.print("There was nothing to put right.")
     drifts = [(finding, each) for finding in outcome.findings for each in finding.drifts]
     unclear = [(finding, each) for finding in outcome.findings for each in finding.unclear]
     _print_differences(console, "drift", drifts, rows)
@@ -111,13 +111,10 @@ def print_outcome(console: Console, outcome: Outcome, rows: int) -> None:
     console.print(line, highlight=False, markup=False)
 
 
-def _print_repaired(console: Console, outcome: Outcome) -> None:
-    assert outcome.repaired is not None
-    for each in outcome.repaired:
-        line = f"put right: {each.source.value} {each.account} {each.period} {each.what}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if not outcome.repaired:
-        console.print("There was nothing to put right.")
+def repaired_text(repaired: Repaired) -> str:
+    """Return a line about what was put right."""
+    words = ("put right:", repaired.source.value, repaired.account, repaired.period, repaired.what)
+    return " ".join(word for word in words if word)
 
 
 def _print_differences(

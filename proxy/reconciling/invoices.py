@@ -71,7 +71,7 @@ async def compare_invoices(
                     open_by_month[span.month].append(span.cost_pico)
     gathering.notes.append(f"{documents:,} documents, by line, against the entries of the links that they cover")
     gathering.notes += [
-        f"{each}: {len(costs):,} accounts with usage are not invoiced, {euros_text(sum(costs))} €"
+        f"{each}: {euros_text(sum(costs))} € of usage are not invoiced (accounts: {len(costs):,})"
         for each, costs in sorted(open_by_month.items())
     ]
     gathering.notes += late[:TOLD_MAX]

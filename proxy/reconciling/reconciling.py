@@ -3,7 +3,8 @@
 What belongs here: which comparisons can be made of what was asked, and with what. What does not: how each is made.
 """
 
-from collections.abc import Callable, Collection, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from functools import partial
 from typing import Final
 
@@ -115,24 +116,27 @@ class Reconciler:
         }
         return [await ways[source](asked, accounts) for source in Source if source in asked.sources]
 
-    async def repair(self, asked: Asked) -> list[Repaired]:
-        """Put right whatever differs at all in what was asked for; return what was changed.
+    async def repair(self, asked: Asked) -> AsyncGenerator[Repaired, None]:
+        """Put right whatever differs at all in what was asked for; yield each change once it is made.
+
+        A limiter that cannot be compared is left alone: the next comparison says why.
 
         Raises:
             UnknownAccountError: there is no such account.
-            LedgerUnavailableError, OutboxError, LimiterUnavailableError: what was changed before stays.
+            LedgerUnavailableError, OutboxError: the truth cannot be read; what was changed before stays.
         """
         asked = msgspec.structs.replace(asked, threshold=Threshold())
         accounts = await self._accounts(asked)
-        repaired = []
         if Source.ROLLUPS in asked.sources:
             names = {account.id: account.name for account in accounts}
             compared = await self._compare_rollups(asked, accounts)
-            repaired += await repair_rollups(Rebuilding(self._database), compared.drifted, names)
+            async for each in repair_rollups(Rebuilding(self._database), compared.drifted, names):
+                yield each
         if Source.LIMITER in asked.sources and self._store is not None and self._is_present(asked, accounts):
-            _, drifted = await self._compare_limits(asked, accounts, self._store)
-            repaired += await repair_limits(self._store, drifted)
-        return repaired
+            with contextlib.suppress(LimiterUnavailableError, BehindError):
+                _, drifted = await self._compare_limits(asked, accounts, self._store)
+                async for each in repair_limits(self._store, drifted):
+                    yield each
 
     async def _accounts(self, asked: Asked) -> list[Account]:
         accounts = Accounts(self._database)
@@ -185,6 +189,10 @@ class Reconciler:
 
         finding = await until_agreed(attempt, asked.patience)
         notes = [f"not compared: accounts with the unknown tier {tier!r}" for tier in missing]
+        if self._entries.set_aside:
+            notes.append(
+                f"{self._entries.set_aside:,} entries were set aside, which the ledger can never take: counted"
+            )
         return msgspec.structs.replace(finding, notes=(*finding.notes, *notes)), list(last[0].drifted)
 
     async def _metrics(self, asked: Asked, accounts: Sequence[Account]) -> Finding:

@@ -15,6 +15,7 @@ from proxy.reconciling.asking import Patience
 from proxy.reconciling.findings import Finding, Source
 from proxy.reconciling.limits import Store
 from proxy.reconciling.reconciling import Asked, Reconciler
+from proxy.reconciling.repairing import Repaired
 from proxy.settings.loader import load_settings
 from proxy.settings.types import Settings
 from tests.ledger.support import NOON_MS
@@ -41,6 +42,11 @@ async def reconciler(
 def asked(*sources: Source, **more: Any) -> Asked:
     """Return what is asked for: nothing is looked at twice."""
     return msgspec.structs.replace(Asked(sources=frozenset(sources), patience=AT_ONCE), **more)
+
+
+async def repaired(desk: Reconciler, what: Asked) -> list[Repaired]:
+    """Put right what was asked for, and return what was changed."""
+    return [each async for each in desk.repair(what)]
 
 
 async def execute(database: Database, statement: str, **values: object) -> None:

@@ -15,7 +15,7 @@ from proxy.ledger.invoice_schema import invoices
 from proxy.reconciling.findings import Difference, Finding, Source, Status
 from proxy.reconciling.reconciling import Reconciler
 from tests.billing.invoices.support import Desk, noon_ms
-from tests.reconciling.support import asked, execute, reconciler
+from tests.reconciling.support import asked, execute, reconciler, repaired
 from tests.support.tampering import unguard
 
 OCTOBER = "2026-10"
@@ -196,7 +196,7 @@ async def test_late_usage_agrees_once_it_is_invoiced_and_is_told_before(desk: Re
     finding = await compare(desk)
     assert finding.status is Status.AGREES
     assert "acme, 2026-10: 0.004 € came after the invoice" in finding.notes
-    assert "2026-11: 1 accounts with usage are not invoiced, 0.004 €" in finding.notes
+    assert "2026-11: 0.004 € of usage are not invoiced (accounts: 1)" in finding.notes
 
     await issuing.issue("2026-11")
     finding = await compare(desk)
@@ -208,5 +208,5 @@ async def test_documents_are_never_put_right(desk: Reconciler, issuing: Desk):
     number = await number_of(issuing, "beta")
     await rewrite(issuing, number, lambda made: with_line(made, 1, quantity=9))
 
-    assert await desk.repair(asked(Source.INVOICES)) == []
+    assert await repaired(desk, asked(Source.INVOICES)) == []
     assert (await compare(desk)).status is Status.DRIFTS

@@ -12,6 +12,7 @@ from proxy.core.levels import Overridable
 from proxy.core.limits import Limit
 from proxy.core.money import PICO_PER_EURO, nano_from_pico_up
 from proxy.core.usage import UsageType
+from proxy.ledger import waiting
 from proxy.ledger.accounts import Accounts
 from proxy.ledger.database import Database
 from proxy.ledger.keys import Keys
@@ -22,7 +23,7 @@ from proxy.reconciling.findings import Finding, Source, Status
 from proxy.reconciling.limits import budgets_of
 from proxy.reconciling.reconciling import Reconciler
 from tests.ledger.support import NOON_MS, entry
-from tests.reconciling.support import asked, drifts, reconciler, settings_of
+from tests.reconciling.support import asked, drifts, reconciler, repaired, settings_of
 
 LIMITS = asked(Source.LIMITER)
 COST = ((UsageType.OUTPUT, 1000),)
@@ -126,10 +127,10 @@ async def test_a_budget_that_was_changed_by_hand_is_named_and_put_right(desk: Re
     await served.limiter.correct(served.account.id, served.limits()[0], 123)
 
     assert drifts(await compare(desk)) == [("budget_month", "", "euros", 123_000)]
-    (repaired,) = await desk.repair(LIMITS)
-    assert (repaired.account, repaired.what) == ("acme", "budget_month: -0.000000123 € spent")
+    (done,) = await repaired(desk, LIMITS)
+    assert (done.account, done.what) == ("acme", "budget_month: -0.000000123 € spent")
     assert (await compare(desk)).status is Status.AGREES
-    assert await desk.repair(LIMITS) == []
+    assert await repaired(desk, LIMITS) == []
     assert await served.spent_nano() == 2 * nano_from_pico_up(COST_PICO)
 
 
@@ -141,7 +142,7 @@ async def test_every_kind_of_budget_is_raised_to_what_the_entries_say(desk: Reco
 
     (drift,) = drifts(await compare(desk))
     assert (drift[0], drift[3]) == (budget.stored_name, -5_000_000)
-    assert len(await desk.repair(LIMITS)) == 1
+    assert len(await repaired(desk, LIMITS)) == 1
     assert (await compare(desk)).status is Status.AGREES
 
 
@@ -156,7 +157,7 @@ async def test_a_call_that_is_committed_and_not_settled_yet_is_no_drift(desk: Re
     await outbox.commit(waiting)
 
     assert (await compare(desk)).status is Status.AGREES
-    assert await desk.repair(LIMITS) == []
+    assert await repaired(desk, LIMITS) == []
 
     await served.settle(shipped)
     await served.settle(waiting)
@@ -180,7 +181,7 @@ async def test_what_a_call_in_flight_holds_stays_held_when_a_budget_is_put_right
     budget = served.limits()[0]
     await served.limiter.correct(served.account.id, budget, 10 * hold)
 
-    assert len(await desk.repair(LIMITS)) == 1
+    assert len(await repaired(desk, LIMITS)) == 1
 
     (state,) = await served.limiter.look(served.account.id, (budget,))
     assert state is not None
@@ -198,7 +199,7 @@ async def test_a_budget_that_lacks_less_than_calls_in_flight_hold_is_left_alone(
     await served.limiter.correct(served.account.id, served.limits()[0], -1000)
 
     assert (await compare(desk)).status is Status.AGREES
-    assert await desk.repair(LIMITS) == []
+    assert await repaired(desk, LIMITS) == []
 
 
 async def test_a_stream_whose_process_died_is_charged_before_it_is_an_entry(desk: Reconciler, served: Served):
@@ -225,7 +226,7 @@ async def test_calls_that_go_on_meanwhile_are_no_drift(desk: Reconciler, served:
         looks += 1
     await calls
     assert looks > 1
-    assert await desk.repair(LIMITS) == []
+    assert await repaired(desk, LIMITS) == []
 
 
 async def test_a_month_that_is_over_is_not_compared(desk: Reconciler):
@@ -251,3 +252,42 @@ async def test_a_redis_that_is_away_is_not_called_sound(database: Database, tmp_
 
     assert finding.status is Status.NOT_COMPARED
     assert "not reachable" in finding.notes[0]
+
+
+async def test_a_limiter_that_cannot_be_compared_is_left_alone(database: Database, tmp_path: Path):
+    """Rollups are put right all the same, and the comparison that follows says why."""
+    await Accounts(database).create("acme", "tier1")
+    limiter = RedisLimiter("redis://127.0.0.1:1/0", 60_000, 200, Ledger(database).seed)
+    async with reconciler(database, tmp_path, store=limiter) as desk:
+        assert await repaired(desk, LIMITS) == []
+    await limiter.close()
+
+
+async def test_a_ledger_that_is_far_behind_is_not_compared(
+    desk: Reconciler, served: Served, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(waiting, "WAITING_MAX", 1)
+    outbox = Outbox(served.folder / "outbox-0.db")
+    await asyncio.gather(*(outbox.commit(served.entry()) for _ in range(3)))
+
+    finding = await compare(desk)
+
+    assert finding.status is Status.NOT_COMPARED
+    assert "the ledger is behind" in finding.notes[0]
+    assert await repaired(desk, LIMITS) == []
+    await outbox.close()
+
+
+async def test_what_the_ledger_can_never_take_was_spent_all_the_same(desk: Reconciler, served: Served):
+    refused = served.entry()
+    outbox = Outbox(served.folder / "outbox-0.db")
+    await outbox.commit(refused)
+    await outbox.remove(await outbox.oldest(1), [(refused, "no such month")])
+    await served.admit(refused)
+    await served.settle(refused)
+
+    finding = await compare(desk)
+
+    assert finding.status is Status.AGREES
+    assert any("1 entries were set aside" in note for note in finding.notes)
+    await outbox.close()
