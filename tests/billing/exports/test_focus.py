@@ -207,10 +207,12 @@ async def test_a_cancelled_invoice_stays_and_is_taken_back_when_that_was_done(co
     assert total(taken_back, "EffectiveCost") == -total(of_document(rows, first), "EffectiveCost")
 
     second = await company.invoice(acme, "2026-10")
+    await company.uses(acme, "2026-10-11", (OUTPUT, 3))
     rows = await export(company, "2026-10")
-    assert {row["InvoiceId"] for row in rows} == {first.number, second.number}
+    assert {row["InvoiceId"] for row in rows} == {first.number, second.number, ""}
     assert total(of_document(rows, first)) == cents(first.due_cents)
     assert total(of_document(rows, second)) == cents(second.due_cents)
+    assert [row["ConsumedQuantity"] for row in rows if not row["InvoiceId"]] == ["3.0"]
 
 
 async def test_a_credit_note_in_part_takes_a_part_of_a_line_back(company):
