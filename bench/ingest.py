@@ -1,6 +1,6 @@
 """How many entries a second the ledger takes: sealed, with their rollups, and beside a plain insert of the same rows.
 
-Run: ``python -m bench.ingest --entries 100000``. Batches are as large as the shipping process makes them of a backlog,
+Run: ``python -m bench.ingest --entries 50000``. Batches are as large as the shipping process makes them of a backlog,
 and each is one transaction with its fsync: a group commit. Each round fills an empty SQLite file and an empty database
 of a PostgreSQL of its own, first with bare rows (one INSERT a batch; no chain, no rollups), then through
 ``Ledger.insert``; so a busy machine disturbs both alike. Nothing is tuned in either engine.
@@ -33,7 +33,7 @@ from proxy.ledger.statements import BulkInsert
 from proxy.ledger.store import Ledger
 from tests.support.services import create_database, postgres_server
 
-ENTRIES = 100_000
+ENTRIES = 50_000
 BATCHES = (BATCH_MAX, 500)
 """What the shipping process takes of a backlog at once, and what a shipper within takes."""
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"

@@ -2,16 +2,20 @@
 
 import asyncio
 import json
+import subprocess
+import uuid
 
 import pytest
 from sqlalchemy import text
 
 from proxy.core import chain
 from proxy.core.chain_audit import MonthReport, PrintedHead, Wrong
-from proxy.ledger import chain_reading
+from proxy.ledger import chain_reading, migrations
 from proxy.ledger.chain_reading import ChainReading
+from proxy.ledger.database import Database
 from proxy.ledger.errors import UnknownAccountError
 from proxy.ledger.invoice_schema import chain_heads, chain_links, invoices
+from proxy.ledger.rows import values_of
 from proxy.ledger.schema import accounts, entries
 from proxy.ledger.store import Ledger
 from tests.ledger.support import NOON_MS, entry, rows_of
@@ -272,9 +276,34 @@ async def test_a_month_is_read_piece_by_piece(ledger, database, monkeypatch):
     assert pieces == [3, 3, 3, 3, 3, 2]
 
 
-async def test_call_ids_are_in_the_order_of_their_bytes_whatever_the_database_was_made_for(ledger, database):
-    await ledger.insert([entry(call_id) for call_id in ("a", "B", "é", "z", "_", "-", "Z", "ä", "😀", "\uffee")])
+MIXED = ("a", "B", "é", "z", "_", "-", "Z", "ä", "b", "\uffee", "\U0001f600")
+
+
+async def test_call_ids_are_in_the_order_of_their_bytes(ledger, database):
+    await ledger.insert([entry(call_id) for call_id in MIXED])
     assert not (await ChainReading(database).audit(A)).findings
+
+
+async def test_a_postgresql_that_was_made_for_a_language_orders_them_by_their_bytes_too(postgres_url, monkeypatch):
+    name = f"t_{uuid.uuid4().hex}"
+    made = f'CREATE DATABASE "{name}" TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE "fr"'
+    words = ["psql", "-q", "-v", "ON_ERROR_STOP=1", "-c", made, postgres_url]
+    await asyncio.to_thread(subprocess.run, words, check=True, capture_output=True)
+    url = postgres_url.rsplit("/", 1)[0] + f"/{name}"
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "HEAD", "0004")
+        await migrations.migrate(url)
+    database = Database.open(url)
+    columns = [column.name for column in entries.columns]
+    calls = [entry(f"{call_id}{number}") for call_id in MIXED for number in range(100)]  # more than a page
+    rows = [dict(zip(columns, (*values_of(call), 0), strict=True)) for call in calls]
+    async with database.write() as connection:
+        await connection.execute(entries.insert(), rows)
+    await migrations.migrate(url)
+    await Ledger(database).insert([entry(call_id) for call_id in MIXED])
+    report = await ChainReading(database).audit(A)
+    await database.close()
+    assert (report.links, report.entries, report.findings) == (3, 1111, ())
 
 
 async def test_what_is_brought_meanwhile_is_not_taken_for_a_fault(database):
