@@ -113,6 +113,7 @@ class Tier(msgspec.Struct, frozen=True):
         calls_in_flight: calls at once; None: any number.
         shadow: the limits that count and refuse nothing, called as in tiers.yaml.
         guarantee: what becomes of streams that turn out longer than the output windows have room for.
+        batch_enqueued_tokens: what all unfinished batches together can use at most, input and output; None: any number.
     """
 
     id: str
@@ -129,6 +130,7 @@ class Tier(msgspec.Struct, frozen=True):
     shadow: tuple[str, ...] = ()
     purchase_required: bool = False
     guarantee: Guarantee = Guarantee.STRICT
+    batch_enqueued_tokens: int | None = None
 
 
 class Upstream(msgspec.Struct, frozen=True):

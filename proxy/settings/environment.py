@@ -59,6 +59,24 @@ VARIABLES: Final = {
         Variable("TOLLGATE_WEBHOOK_URL", "webhooks.url", "Receiver of signed events.", "webhook_url", is_secret=True),
         Variable("TOLLGATE_WEBHOOK_SECRET", "webhooks.secret_file", "Key of their signatures.", is_secret=True),
         Variable("TOLLGATE_WEBHOOK_SECRET_FILE", "webhooks.secret_file", "File that holds that key.", is_secret=True),
+        Variable(
+            "TOLLGATE_S3_ACCESS_KEY_ID",
+            "batch.s3_access_key_id_file",
+            "Id of the access key of the object store.",
+            is_secret=True,
+        ),
+        Variable(
+            "TOLLGATE_S3_ACCESS_KEY_ID_FILE", "batch.s3_access_key_id_file", "File that holds that id.", is_secret=True
+        ),
+        Variable(
+            "TOLLGATE_S3_SECRET_ACCESS_KEY", "batch.s3_secret_access_key_file", "Secret of that key.", is_secret=True
+        ),
+        Variable(
+            "TOLLGATE_S3_SECRET_ACCESS_KEY_FILE",
+            "batch.s3_secret_access_key_file",
+            "File that holds that secret.",
+            is_secret=True,
+        ),
         Variable("TOLLGATE_UPSTREAM_API_KEY", "", "Key to send to `TOLLGATE_UPSTREAM`.", is_secret=True),
         Variable("TOLLGATE_UPSTREAM_API_KEY_FILE", "", "File that holds that key.", is_secret=True),
     )

@@ -101,6 +101,15 @@ class TierEntry(msgspec.Struct, frozen=True):
             "`max_tokens` had been reached, `soft` lets it finish, and the next calls wait for what it went beyond."
         ),
     ] = Guarantee.STRICT
+    batch_enqueued_tokens: Annotated[
+        Annotated[int, Meta(ge=0, le=EXACT_MAX)] | None,
+        Meta(
+            description="Most tokens, input and output together, that all unfinished batches of an account can use; "
+            "0: it may have none. A line counts what it can use at most: a token a byte of its body (and 1,024 for a "
+            "chat's template), no more than the model's context, and its `max_tokens` a choice.",
+            extra={"none": "unlimited"},
+        ),
+    ] = 200_000_000
 
 
 class TiersFile(msgspec.Struct, frozen=True):

@@ -29,6 +29,8 @@ _SERIES: Final = re.compile(r"[A-Z0-9]{1,8}")
 _JOURNAL: Final = re.compile(r"[A-Z0-9]{1,8}")
 _ACCOUNT_NUMBER: Final = re.compile(r"[0-9]{3}[0-9A-Z]{0,17}")
 _PHONE: Final = re.compile(r"\+?[0-9][0-9 ().-]{3,28}[0-9]")
+_OBJECT_STORE: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){0,8}")
+_REGION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _LINE_CHARS_MAX: Final = 200
 _PORT_MAX: Final = 65535
 _ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{1,5}))?")
@@ -96,6 +98,14 @@ def webhook_url(text: str) -> str:
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise ValueError("a URL without user, password and fragment")
     return text
+
+
+def endpoint(text: str) -> str:
+    """Return the URL of an object store without a closing slash."""
+    parts = _split_url(text, ("http", "https"), "a URL such as https://s3.example:9000")
+    if text.rstrip("/") != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc:
+        raise ValueError("a URL of scheme, host and port alone")
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def website(text: str) -> str:
@@ -188,6 +198,9 @@ FORMS: Final[dict[str, Callable[[str], object]]] = {
     "label": _pattern(_LABEL, "a name of lower-case letters, digits, '_', '-' and '.'"),
     "model_name": _pattern(_MODEL_NAME, "a model name of letters, digits and . _ : / @ + -"),
     "variable": _pattern(_VARIABLE, "the name of an environment variable"),
+    "object_store": _pattern(_OBJECT_STORE, "s3:// with a bucket and perhaps a prefix, such as s3://bucket/prefix"),
+    "endpoint": endpoint,
+    "region": _pattern(_REGION, "a region such as eu-west-3"),
     "line": line,
     "website": website,
     "phone": _pattern(_PHONE, "a telephone number such as +33 1 23 45 67 89"),
@@ -218,6 +231,9 @@ FORM_NAMES: Final[dict[str, str]] = {
     "label": "name",
     "model_name": "model name",
     "variable": "variable name",
+    "object_store": "s3://bucket/prefix",
+    "endpoint": "URL",
+    "region": "region",
     "line": "text of one line",
     "website": "URL",
     "phone": "telephone number",

@@ -24,6 +24,7 @@ from proxy.settings.environment import VARIABLES, Environment, checked_api_key, 
 from proxy.settings.files import ModelLimits, ModelsFile, PricesFile, Rates, TiersFile, UpstreamEntry
 from proxy.settings.forms import holds_password
 from proxy.settings.mistakes import Mistake, SettingsError
+from proxy.settings.object_store import read_object_store
 from proxy.settings.seller_file import SellerFile, invoicing_terms, seller_of
 from proxy.settings.types import ProxySettings, Settings, WebhookSettings
 from proxy.settings.vocabulary import cl100k_base
@@ -101,6 +102,7 @@ class _Loading:
                 checks.check_append_only(document, book, previous, self._now_ms)
         catalogue, upstreams = self._catalogue(models)
         webhook = self._webhook(proxy.webhooks)
+        store = read_object_store(self._documents["proxy.yaml"], self._environment, proxy.batch, self._folder)
         sale = self._read("seller.yaml", SellerFile)
         if sale is not None:
             checks.check_seller(self._documents["seller.yaml"], sale)
@@ -109,7 +111,7 @@ class _Loading:
         if mistakes:
             raise SettingsError(mistakes)
         terms = Terms(catalogue, proxy.limiter.default_max_tokens, cl100k_base)
-        settings = Settings(proxy, tiers_by_id(tiers), book, catalogue, upstreams, terms, webhook)
+        settings = Settings(proxy, tiers_by_id(tiers), book, catalogue, upstreams, terms, webhook, object_store=store)
         if sale is None:
             return settings
         return msgspec.structs.replace(settings, seller=seller_of(sale), invoicing=invoicing_terms(sale))
@@ -285,6 +287,7 @@ def tiers_by_id(file: TiersFile) -> dict[str, Tier]:
             priority=entry.priority,
             purchase_required=entry.purchase_required,
             guarantee=entry.guarantee,
+            batch_enqueued_tokens=entry.batch_enqueued_tokens,
         )
         for tier_id, entry in file.tiers.items()
     }

@@ -11,12 +11,14 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from proxy.core.batches.storage import ObjectStore
 from proxy.core.calls import Terms
 from proxy.core.catalogue import Model, Tier, Upstream
 from proxy.core.invoicing.terms import InvoicingTerms
 from proxy.core.parties import Seller
 from proxy.core.pricing import PriceBook
 from proxy.core.webhooks import Webhook
+from proxy.settings.batch import BatchSettings
 from proxy.settings.mistakes import masked
 
 RESTART: Final = {"restart": True}
@@ -245,6 +247,7 @@ class ProxySettings(msgspec.Struct, frozen=True):
     sizes: Annotated[Sizes, Meta(description="Upper bounds.")] = Sizes()
     limiter: Annotated[LimiterSettings, Meta(description="How limits are kept.")] = LimiterSettings()
     queue: Annotated[QueueSettings, Meta(description="How calls wait for an upstream.")] = QueueSettings()
+    batch: Annotated[BatchSettings, Meta(description="Async batches and their files.")] = BatchSettings()
     webhooks: Annotated[WebhookSettings, Meta(description="Where events are sent.")] = WebhookSettings()
 
     def __repr__(self) -> str:
@@ -269,6 +272,7 @@ class Settings(msgspec.Struct, frozen=True):
         webhook: where events are sent; None: nowhere.
         seller: who issues invoices; None: there is no seller.yaml.
         invoicing: the seller's terms.
+        object_store: where the files of batches are kept; None: in a folder of the state folder.
     """
 
     proxy: ProxySettings
@@ -280,3 +284,4 @@ class Settings(msgspec.Struct, frozen=True):
     webhook: Webhook | None = None
     seller: Seller | None = None
     invoicing: InvoicingTerms = InvoicingTerms()
+    object_store: ObjectStore | None = None

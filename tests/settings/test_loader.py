@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from proxy.core.batches.storage import ObjectStore
 from proxy.core.catalogue import Engine
 from proxy.core.endpoints import ROUTE_USAGE_TYPES
 from proxy.core.money import PICO_PER_EURO
@@ -51,6 +53,20 @@ def test_monthly_billing_has_no_limit_but_requests(shipped):
     assert (tier.purchase_credit_pico, tier.monthly_limit_pico) == (None, None)
     assert (tier.output_tokens_hour, tier.output_tokens_day) == (None, None)
     assert tier.requests == 1000
+    assert tier.batch_enqueued_tokens is None
+
+
+def test_the_shipped_tiers_have_an_allowance_for_batches_in_the_proportion_of_their_windows(shipped):
+    tokens = {tier_id: tier.batch_enqueued_tokens for tier_id, tier in shipped.tiers.items() if tier_id != "monthly"}
+    assert tokens == {f"tier{place}": place * 200_000_000 for place in (1, 2, 3, 4)}
+
+
+def test_a_tier_that_says_nothing_of_batches_has_a_limit(tmp_path: Path):
+    folder = sound_folder(tmp_path)
+    assert load(folder).tiers["tier1"].batch_enqueued_tokens == 200_000_000
+    with (folder / "tiers.yaml").open("a") as file:
+        file.write("    batch_enqueued_tokens: 0\n")
+    assert load(folder).tiers["tier1"].batch_enqueued_tokens == 0
 
 
 def test_the_shipped_prices_are_the_documented_ones(shipped):
@@ -248,3 +264,37 @@ def test_tls_files_are_looked_for_beside_the_configuration(tmp_path: Path):
     (folder / "proxy.yaml").write_text("tls_certificate: a.pem\ntls_key: b.pem\n")
     proxy = load(folder).proxy
     assert (proxy.tls_certificate, proxy.tls_key) == (str(folder / "a.pem"), str(folder / "b.pem"))
+
+
+def test_files_are_kept_in_a_folder_unless_an_object_store_is_named(tmp_path: Path):
+    folder = sound_folder(tmp_path)
+    assert load(folder, TOLLGATE_S3_ACCESS_KEY_ID="id", TOLLGATE_S3_SECRET_ACCESS_KEY="x").object_store is None
+    (folder / "secret").write_text("hunter2\n")
+    (folder / "id").write_text("AKIA\n")
+    (folder / "proxy.yaml").write_text(
+        "batch:\n  store: s3://tollgate/of/batches\n  s3_endpoint: https://s3.example:9000/\n  s3_region: fr-1\n"
+        "  s3_access_key_id_file: id\n  s3_secret_access_key_file: secret\n"
+    )
+    store = ObjectStore("tollgate", "of/batches", "https://s3.example:9000", "fr-1", "AKIA", "hunter2")
+    settings = load(folder)
+    assert settings.object_store == store
+    assert "hunter2" not in repr(settings)
+    assert "AKIA" not in repr(settings)
+    won = load(folder, TOLLGATE_S3_ACCESS_KEY_ID="BKIA", TOLLGATE_S3_SECRET_ACCESS_KEY_FILE=str(folder / "id"))
+    assert won.object_store == replace(store, access_key_id="BKIA", secret_access_key="AKIA")
+
+
+def test_a_credential_of_the_object_store_that_cannot_be_sent_is_a_mistake_where_it_was_given(tmp_path: Path):
+    folder = sound_folder(tmp_path)
+    (folder / "secret").write_text("hunter 2\n")
+    (folder / "proxy.yaml").write_text("batch:\n  store: s3://tollgate\n  s3_secret_access_key_file: secret\n")
+    told = "the key holds characters that cannot be sent in a header"
+    assert mistakes(folder, TOLLGATE_S3_ACCESS_KEY_ID="AKIA") == [
+        f"proxy.yaml:3: batch.s3_secret_access_key_file: {told}"
+    ]
+    given = {"TOLLGATE_S3_ACCESS_KEY_ID": "hunter 2", "TOLLGATE_S3_SECRET_ACCESS_KEY_FILE": str(folder / "none")}
+    missing = "the file that it names cannot be read: No such file or directory"
+    assert mistakes(folder, **given) == [
+        f"environment: TOLLGATE_S3_ACCESS_KEY_ID: {told}",
+        f"environment: TOLLGATE_S3_SECRET_ACCESS_KEY_FILE: {missing}",
+    ]
