@@ -1,6 +1,8 @@
 """Exports as downloads: the file of the command, passed on while it is made, and nothing left when a client leaves."""
 
 import asyncio
+import csv
+import io
 import os
 import socket
 import sys
@@ -11,6 +13,7 @@ import aiohttp
 import pytest
 
 from bench.filling import fill as fill_large
+from proxy.core.money import pico_from_euros
 from proxy.ledger.location import Location
 from proxy.ledger.migrations import migrate
 from proxy.ledger.outbox import Outbox
@@ -21,6 +24,7 @@ from proxy.web.admin import AdminServer
 from proxy.web.downloads import AT_ONCE_MAX, COMMAND, Downloads
 from tests.billing.exports.month import export, fill
 from tests.ledger.support import entry
+from tests.support.stack import chat, running
 
 CONFIG = Path(__file__).parents[2] / "config"
 QUERY = "/export?month=2026-11"
@@ -261,3 +265,27 @@ async def test_what_a_killed_proxy_has_left_goes_at_the_next_start(on_sqlite):
     await on_sqlite.start()
     assert not left.exists()
     assert others.exists()
+
+
+async def test_a_proxy_that_ends_ends_its_downloads(on_sqlite):
+    before = children()
+    await on_sqlite.start(ENDLESS)
+    answer = await on_sqlite.client.get(QUERY)
+    assert len(children()) == len(before) + 1
+    await on_sqlite.server.close()
+    await until(lambda: children() == before and on_sqlite.kept() == [])
+    with pytest.raises(aiohttp.ClientError):
+        await answer.read()
+
+
+async def test_a_serving_proxy_hands_out_what_it_has_served(tmp_path, monkeypatch):
+    monkeypatch.chdir(CONFIG.parent)
+    async with running(tmp_path) as stack:
+        for text in ("Bonjour", "Au revoir"):
+            status, _, _ = await stack.ask(chat(text, max_tokens=8))
+            assert status == 200
+        entries = await stack.entries()
+        async with stack.session.get(f"{stack.admin_url}/export?month={entries[0].month}&account=acme") as answer:
+            lines = list(csv.DictReader(io.StringIO(await answer.text(), newline="")))
+    assert [line["call_id"] for line in lines] == [one.call_id for one in entries]
+    assert [pico_from_euros(line["cost_eur"]) for line in lines] == [one.charge.total_pico for one in entries]
