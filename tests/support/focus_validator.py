@@ -3,7 +3,7 @@
 import os
 import subprocess
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import msgspec
 
@@ -54,7 +54,7 @@ def validate(file: Path) -> Verdict:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, set[str]] = {"passed": set(), "failed": set(), "skipped": set()}
-    for case in ElementTree.parse(report).iter("testcase"):
+    for case in ET.parse(report).iter("testcase"):
         rule = case.attrib["name"].split(" :: ")[0]
         outcome = "skipped" if case.find("skipped") is not None else "passed" if len(case) == 0 else "failed"
         found[outcome].add(rule)
