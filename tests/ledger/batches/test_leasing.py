@@ -1,0 +1,120 @@
+"""A block is one worker's at a time; accounts take turns; what a dead worker held is another's."""
+
+import asyncio
+
+from proxy.core.batches.objects import BatchStatus
+from proxy.core.batches.turns import Bounds
+from proxy.ledger.batch_schema import batch_blocks
+from proxy.ledger.batches.leasing import Leases
+from tests.ledger.batches.support import ANY, DAY_MS, add_account, add_batch, blocks_of, kept, set_status
+from tests.ledger.support import NOON_MS, rows_of
+
+LEASE_MS = 30_000
+END_MS = NOON_MS + LEASE_MS
+
+
+async def test_a_block_is_one_workers_until_its_lease_ends(database):
+    leases = Leases(database)
+    batch = await add_batch(database, await add_account(database, "a"), blocks=2)
+    both = [(batch.id, 0), (batch.id, 1)]
+    assert blocks_of(await leases.claim_blocks("one", [], ANY, NOON_MS, END_MS)) == both
+    assert await leases.claim_blocks("two", [], ANY, END_MS - 1, END_MS + LEASE_MS) == []
+    taken = await leases.claim_blocks("two", [], ANY, END_MS, END_MS + LEASE_MS)
+    assert blocks_of(taken) == both
+    assert [each.attempts for each in taken] == [2, 2]
+    assert await leases.renew_blocks("one", both, END_MS + DAY_MS) == {}
+
+
+async def test_who_renews_keeps_its_blocks_and_is_told_how_the_batch_is(database):
+    leases = Leases(database)
+    batch = await add_batch(database, await add_account(database, "a"), blocks=2)
+    await leases.claim_blocks("one", [], ANY, NOON_MS, END_MS)
+    renewed = await leases.renew_blocks("one", [(batch.id, 0), (batch.id, 1)], END_MS + LEASE_MS)
+    assert renewed == {(batch.id, 0): batch, (batch.id, 1): batch}
+    assert await leases.claim_blocks("two", [], ANY, END_MS, END_MS + LEASE_MS) == []
+
+
+async def test_what_is_given_back_is_anybodys_at_once_but_not_what_is_anothers(database):
+    leases = Leases(database)
+    batch = await add_batch(database, await add_account(database, "a"), blocks=2)
+    await leases.claim_blocks("one", [], ANY, NOON_MS, END_MS)
+    await leases.give_back("two", [(batch.id, 0)])
+    assert await leases.claim_blocks("two", [], ANY, NOON_MS, END_MS) == []
+    await leases.give_back("one", [(batch.id, 0)])
+    assert blocks_of(await leases.claim_blocks("two", [], ANY, NOON_MS, END_MS)) == [(batch.id, 0)]
+
+
+async def test_accounts_take_turns_and_of_one_the_oldest_batch_is_first(database):
+    leases = Leases(database)
+    first, second = await add_account(database, "a"), await add_account(database, "b")
+    newer = await add_batch(database, first, created_ms=NOON_MS - 1)
+    older = await add_batch(database, first, created_ms=NOON_MS - 2)
+    other = await add_batch(database, second, created_ms=NOON_MS)
+    taken = await leases.claim_blocks("one", [], Bounds(4, 9, 9), NOON_MS, END_MS)
+    assert sorted(blocks_of(taken)) == sorted([(older.id, 0), (older.id, 1), (other.id, 0), (other.id, 1)])
+    more = await leases.claim_blocks("two", [], Bounds(4, 9, 9), NOON_MS, END_MS)
+    assert sorted(blocks_of(more)) == sorted([(older.id, 2), (newer.id, 0), (newer.id, 1), (other.id, 2)])
+
+
+async def test_only_batches_in_progress_are_run_and_only_in_their_time(database):
+    leases = Leases(database)
+    account = await add_account(database, "a")
+    for status in BatchStatus:
+        if status is not BatchStatus.IN_PROGRESS:
+            await add_batch(database, account, status=status)
+    late = await add_batch(database, account, expires_ms=NOON_MS)
+    assert await leases.claim_blocks("one", [], ANY, NOON_MS, END_MS) == []
+    assert await leases.claim_blocks("one", [], ANY, NOON_MS - 1, END_MS) != []
+    assert (await kept(database, late)).status is BatchStatus.IN_PROGRESS
+
+
+async def test_workers_that_claim_at_once_share_the_blocks(database):
+    leases = Leases(database)
+    batch = await add_batch(database, await add_account(database, "a"), blocks=40)
+    claims = [leases.claim_blocks(f"w{n}", [], Bounds(5, 5, 5), NOON_MS, END_MS) for n in range(4)]
+    taken = [block for claimed in await asyncio.gather(*claims) for block in blocks_of(claimed)]
+    assert len(set(taken)) == len(taken), "a block was given to two"
+    holders = {row["number"]: row["holder"] for row in await rows_of(database, batch_blocks) if row["holder"]}
+    assert sorted(holders) == sorted(number for _, number in taken)
+    assert {batch.id} == {batch_id for batch_id, _ in taken}
+
+
+async def test_a_batch_is_validated_by_one_and_by_another_after_its_lease(database):
+    leases = Leases(database)
+    account = await add_account(database, "a")
+    batch = await add_batch(database, account, blocks=0, status=BatchStatus.VALIDATING)
+    assert await leases.claim_to_validate("one", NOON_MS, END_MS) == batch
+    assert await leases.claim_to_validate("two", END_MS - 1, END_MS + LEASE_MS) is None
+    assert await leases.renew_batch("one", batch.id, END_MS + LEASE_MS)
+    assert await leases.claim_to_validate("two", END_MS, END_MS + LEASE_MS) is None
+    assert await leases.claim_to_validate("two", END_MS + LEASE_MS, END_MS + DAY_MS) == batch
+    assert not await leases.renew_batch("one", batch.id, END_MS + DAY_MS)
+    await leases.give_back_batch("one", batch.id)
+    assert await leases.claim_to_validate("three", END_MS + LEASE_MS, END_MS + DAY_MS) is None
+    await leases.give_back_batch("two", batch.id)
+    assert await leases.claim_to_validate("three", NOON_MS, END_MS) == batch
+
+
+async def test_a_cancelled_batch_is_finished_when_nobody_runs_its_blocks(database):
+    leases = Leases(database)
+    batch = await add_batch(database, await add_account(database, "a"), status=BatchStatus.IN_PROGRESS)
+    (held,) = blocks_of(await leases.claim_blocks("one", [], Bounds(1, 1, 1), NOON_MS, END_MS))
+    assert await leases.claim_to_finish("two", NOON_MS, END_MS) is None, "it goes on"
+    await set_status(database, batch, BatchStatus.CANCELLING)
+    assert await leases.claim_to_finish("two", END_MS - 1, END_MS) is None, "one of its blocks is run"
+    await leases.give_back("one", [held])
+    assert (await leases.claim_to_finish("two", NOON_MS, END_MS)).id == batch.id
+    assert await leases.claim_to_finish("three", NOON_MS, END_MS) is None
+    assert await leases.renew_blocks("one", [held], END_MS) == {}
+
+
+async def test_a_batch_past_its_time_is_finished(database):
+    leases = Leases(database)
+    account = await add_account(database, "a")
+    late = await add_batch(database, account, expires_ms=NOON_MS)
+    unchecked = await add_batch(database, account, blocks=0, status=BatchStatus.VALIDATING, expires_ms=NOON_MS + 1)
+    assert await leases.claim_to_finish("one", NOON_MS - 1, END_MS) is None
+    assert (await leases.claim_to_finish("one", NOON_MS, END_MS)).id == late.id
+    assert await leases.claim_to_finish("one", NOON_MS, END_MS) is None
+    assert (await leases.claim_to_finish("one", NOON_MS + 1, END_MS)).id == unchecked.id
+    assert await leases.claim_blocks("two", [], ANY, NOON_MS - 1, END_MS) == [], "its blocks are closed"
