@@ -4,6 +4,7 @@ What belongs here: documents and lists for people and for programs. What does no
 documents' own files (billing/documents/).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -123,6 +124,8 @@ def print_outcomes(console: Console, month: str, outcomes: Sequence["Outcome"]) 
     for column in table.columns[3:]:
         column.justify = "right"
     for outcome in outcomes:
+        if outcome.result.value == "nothing":
+            continue
         if outcome.document is None:
             table.add_row(outcome.account, outcome.result.value, outcome.number)
             continue
@@ -132,16 +135,16 @@ def print_outcomes(console: Console, month: str, outcomes: Sequence["Outcome"]) 
         document = outcome.document
         amounts = (document.net_cents, document.vat.vat_cents, document.due_cents)
         table.add_row(outcome.account, outcome.result.value, document.number, *map(cents_text, amounts))
-    if outcomes:
+    if table.rows:
         console.print(table)
     for outcome in outcomes:
         if outcome.why:
             console.print(f"{outcome.account}: {outcome.why}", soft_wrap=True, highlight=False, markup=False)
-    counted = {result: sum(1 for each in outcomes if each.result.value == result) for result in ("issued", "already")}
-    refused = sum(1 for each in outcomes if each.why)
+    counted = Counter(each.result.value for each in outcomes)
     net = cents_text(sum(each.document.net_cents for each in outcomes if each.document is not None))
     console.print(
-        f"{month}: {counted['issued']} issued, {net} € net; {counted['already']} stood already, {refused} refused."
+        f"{month}: {counted['issued']} issued, {net} € net; {counted['already']} stood already, "
+        f"{counted['nothing']} used nothing, {counted['refused']} refused."
     )
 
 

@@ -18,8 +18,7 @@ from proxy.ledger.buyers import read_buyers
 from proxy.ledger.database import Database
 from proxy.ledger.invoice_schema import invoices
 from proxy.ledger.invoiced_credit import read_lot_facts
-from proxy.ledger.lots import read_lots
-from proxy.ledger.schema import accounts
+from proxy.ledger.schema import accounts, credit_lots
 
 
 class LotState(msgspec.Struct, frozen=True):
@@ -56,7 +55,8 @@ class LotStateReader:
             wanted = [account_of(row).at(now_ms) for row in rows]
             buyers = await read_buyers(connection, account_ids)
             facts = await read_lot_facts(connection, wanted)
-            bought = {id_: await read_lots(connection, id_) for id_ in facts}
+            query = select(credit_lots.c.id, credit_lots.c.bought_ms).where(credit_lots.c.account_id.in_(account_ids))
+            bought_ms = {row.id: row.bought_ms for row in await connection.execute(query)}
             counted = select(table.account_id, func.count()).where(table.account_id.in_(account_ids))
             documents = {id_: int(count) for id_, count in await connection.execute(counted.group_by(table.account_id))}
         return [
@@ -64,7 +64,7 @@ class LotStateReader:
                 account,
                 buyers.get(account.id),
                 facts.get(account.id, ()),
-                {lot.id: lot.bought_ms for lot in bought.get(account.id, ())},
+                {fact.lot.id: bought_ms[fact.lot.id] for fact in facts.get(account.id, ())},
                 documents.get(account.id, 0),
             )
             for account in wanted
