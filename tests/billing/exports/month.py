@@ -55,6 +55,7 @@ def _entry(rng: random.Random, account_id: str, number: int) -> Entry:
     day = rng.randrange(1, 31)
     at_ms = 1_793_487_600_000 + (day - 1) * 86_400_000 + rng.randrange(86_400_000)
     return entry(
+        f"019ab000-0000-7000-8000-{rng.getrandbits(48):012x}",  # in no order
         account_id=account_id,
         day=f"{MONTH}-{day:02d}",
         model=rng.choice(["gpt-oss:120b", "=cmd|' /C calc'!A0", "whisper-large-v3"]),

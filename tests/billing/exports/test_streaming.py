@@ -84,8 +84,10 @@ async def test_a_database_that_was_made_for_a_language_gives_the_same_order(post
     url = postgres_url.rsplit("/", 1)[0] + f"/{name}"
     await migrate(url)
     database = Database.open(url)
-    await bytes_order(database)
-    await database.close()
+    try:
+        await bytes_order(database)
+    finally:
+        await database.close()
 
 
 async def bytes_order(database):
