@@ -84,7 +84,7 @@ lock: ## resolve the dependencies anew; needs uv
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	uv pip compile --quiet --no-deps --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.12 scripts/focus-validator.in -o scripts/focus-validator.lock
-	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.12 --no-emit-package focus-validator --no-emit-package pandasql --no-emit-package setuptools scripts/focus-validator.in scripts/focus-validator-needs.in -o scripts/focus-validator-needs.lock
+	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.12 --no-emit-package focus-validator --no-emit-package pandasql --no-emit-package setuptools --overrides scripts/focus-validator-overrides.in scripts/focus-validator.in scripts/focus-validator-needs.in -o scripts/focus-validator-needs.lock
 
 image: ## build the container image
 	docker build -t tollgate .
