@@ -49,6 +49,7 @@ class Directory:
         self._poll_s = poll_s
         self._monotonic_s = monotonic_s
         self._by_digest: Mapping[str, Principal] = {}
+        self._by_key_id: Mapping[str, Principal] = {}
         self._accounts: Mapping[str, Account] = {}
         self._version = -1
         self._fresh_at_s = monotonic_s()
@@ -84,6 +85,14 @@ class Directory:
             return None
         return principal if principal.account.planned is None else principal.at(now_ms)
 
+    def principal(self, key_id: str, now_ms: int) -> Principal | None:
+        """Return who called with a key, whether it is still valid or not; None: no key has this id.
+
+        What was begun with a key, a batch, goes on when the key has ended.
+        """
+        principal = self._by_key_id.get(key_id)
+        return None if principal is None else principal.at(now_ms)
+
     @property
     def accounts(self) -> Mapping[str, Account]:
         """Every account by id, as of the snapshot: ``Account.at`` tells the tier that one holds at a time."""
@@ -106,6 +115,7 @@ class Directory:
             has_changed = version != self._version
             if has_changed:
                 self._accounts, self._by_digest = await _load(connection)
+                self._by_key_id = {principal.key.id: principal for principal in self._by_digest.values()}
                 self._version = version
         self._fresh_at_s = asked_at_s
         return has_changed
