@@ -14,15 +14,15 @@ from uuid_utils import uuid7
 
 from proxy.admitting import Admitting
 from proxy.allowances import Allowances
+from proxy.answering import OK, Answering, error_of, read, shown
 from proxy.billing.room import CreditRoom
 from proxy.billing.statement import is_active
 from proxy.clock import unix_ms
 from proxy.core.accounts import Principal
-from proxy.core.catalogue import TokenizerError, Upstream
 from proxy.core.entries import Outcome
 from proxy.core.errors import ApiError, internal, unauthorized, unavailable
 from proxy.core.headers import answer_lines, shadow_line, upstream_lines
-from proxy.core.meters import BodyMeter, Reading
+from proxy.core.meters import Reading
 from proxy.core.quotas import cost_bound_pico
 from proxy.core.usage import TariffClass
 from proxy.counting import Counting
@@ -37,14 +37,13 @@ from proxy.settings.types import Settings
 from proxy.settlement import Flight, Settlement
 from proxy.tasks import Tasks
 from proxy.upstream.connection import Headers
-from proxy.upstream.documented import documented_error, error_event, failure_error, how_ended, no_place_lines
+from proxy.upstream.documented import error_event, failure_error, how_ended, no_place_lines
 from proxy.upstream.exchange import Request, exchange
 from proxy.upstream.failures import FailureKind, UpstreamError
 from proxy.upstream.pool import UpstreamPool, UpstreamPools
 from proxy.upstream.queue import NoPlaceError
 from proxy.upstream.relay import Relay
 
-OK: Final = 200
 CLIENT_GONE: Final = 499
 """Status in log and metrics of a call whose client left before its answer began (nginx's number for it)."""
 
@@ -92,7 +91,7 @@ class Gateway:
         self._holds = holds
         self._observer = observer
         self._tasks = tasks
-        self._counting = counting
+        self._answering = Answering(counting, observer.failed)
         self._credit_room = credit_room
         self._clock = clock
         self._stream_head = stream_head
@@ -129,7 +128,7 @@ class Gateway:
             relay = await self._forward(incoming, flight, report)
             report.answered_s = self._clock()
             if flight.endpoint.count is not None:
-                await self._count(flight, relay)
+                await self._answering.count(flight, relay)
         except UpstreamError as exc:
             self._settlement.release(flight)
             if isinstance(exc, NoPlaceError):
@@ -264,8 +263,8 @@ class Gateway:
         else:
             relay.leave()
             await relay.over()
-            await self._count(flight, relay)
-            reading = self._read(flight, relay)
+            await self._answering.count(flight, relay)
+            reading = read(flight, relay)
             if reading is not None:
                 await self._settle(flight, reading, how_ended(relay.error, reading), report)
             else:
@@ -280,49 +279,14 @@ class Gateway:
 
     async def _end_body(self, flight: Flight, relay: Relay, report: Report) -> Answer:
         """Settle and return a whole answer, or the documented error for what came instead of one."""
-        reading = self._read(flight, relay)
+        reading = read(flight, relay)
         if reading is None:  # an error, or not what was asked for: not passed on, and not billed
             self._settlement.release(flight)
-            if relay.error is not None:
-                raise failure_error(relay.error.kind)
-            raise documented_error(relay.status, relay.body) if relay.status != OK else unavailable()
+            raise error_of(relay)
         await self._settle(flight, reading, Outcome.FINISHED, report)
         report.status = OK
-        lines = answer_lines(relay.headers) + self._lines(report)
-        show = flight.endpoint.show
-        if show is None:
-            return Answer(OK, lines, relay.body)
-        assert isinstance(flight.upstream, Upstream)
-        shown = show(flight.upstream.engine, relay.body, flight.call, flight.call_id)
-        return Answer(OK, lines, shown.body, shown.content_type)
-
-    async def _count(self, flight: Flight, relay: Relay) -> None:
-        """Count in a thread what an answer did not tell; when that fails, the estimate stands."""
-        count = flight.endpoint.count
-        if count is None or flight.call.model.tokenizer is None:
-            return
-        reading = self._read(flight, relay)
-        if reading is not None and reading.usage.is_estimated:
-            try:
-                flight.call = await self._counting.run(count, flight.call)
-            except TokenizerError as exc:
-                self._observer.failed("count", exc)
-            else:
-                meter = relay.meter
-                if isinstance(meter, BodyMeter):  # it was made before the count
-                    assert flight.endpoint.body_meter is not None
-                    assert isinstance(flight.upstream, Upstream)
-                    meter.judge_like(flight.endpoint.body_meter(flight.upstream.engine, flight.call))
-
-    def _read(self, flight: Flight, relay: Relay) -> Reading | None:
-        """Read the usage of a whole answer; None: it is none."""
-        if relay.whole and relay.meter is not None:
-            return relay.meter.finish()
-        if relay.error is not None or relay.status != OK:
-            return None
-        assert isinstance(flight.upstream, Upstream)
-        reading = flight.endpoint.read_body(flight.upstream.engine, relay.body, flight.call)
-        return reading if reading.complete else None
+        answer = shown(flight, relay)
+        return Answer(OK, answer_lines(relay.headers) + self._lines(report), answer.body, answer.content_type)
 
     async def _end_stream(self, incoming: Incoming, flight: Flight, relay: Relay, report: Report) -> None:
         """Settle what was relayed as it came, and only then let the client see its end."""

@@ -38,6 +38,7 @@ class Flight:
         "prices",
         "principal",
         "relay",
+        "tariff_class",
         "tier",
         "upstream",
     )
@@ -55,6 +56,7 @@ class Flight:
         month: str,
         day: str,
         admitted_ms: int,
+        tariff_class: TariffClass = TariffClass.STANDARD,
     ) -> None:
         self.call_id = call_id
         self.principal = principal
@@ -67,6 +69,7 @@ class Flight:
         self.month = month
         self.day = day
         self.admitted_ms = admitted_ms
+        self.tariff_class = tariff_class
         self.upstream: Upstream | None = None
         self.relay: Relay | None = None
         self.is_settling = False
@@ -112,7 +115,7 @@ class Settlement:
         """Price what a call used; what a failing upstream had produced is free unless the tier says otherwise."""
         if outcome is Outcome.UPSTREAM_FAILED and not flight.tier.bill_failed_upstream:
             usage = NOTHING
-        return flight.prices.rate(flight.call.model.id, usage, TariffClass.STANDARD)
+        return flight.prices.rate(flight.call.model.id, usage, flight.tariff_class)
 
     async def commit(self, flight: Flight, usage: Usage, charge: Charge, outcome: Outcome) -> None:
         """Make the entry durable and replace the hold by the truth. ``usage`` is what was delivered, billed or not.
@@ -122,7 +125,7 @@ class Settlement:
         """
         flight.is_settling = True
         try:
-            await self._outbox.commit(self._entry(flight, charge, outcome))
+            await self._outbox.commit(entry_of(flight, charge, outcome, unix_ms()))
         finally:
             self.in_flight.pop(flight.call_id, None)
             used = flight.allowance.amounts(usage.output_tokens, charge.total_pico)
@@ -147,25 +150,6 @@ class Settlement:
     async def _release_limits(self, flight: Flight) -> None:
         await self._limiter.release(flight.principal.account.id, flight.call_id, flight.allowance.limits)
 
-    def _entry(self, flight: Flight, charge: Charge, outcome: Outcome) -> Entry:
-        return Entry(
-            call_id=flight.call_id,
-            account_id=flight.principal.account.id,
-            month=flight.month,
-            day=flight.day,
-            key_id=flight.principal.key.id,
-            tier=flight.tier.id,
-            endpoint=flight.endpoint.route,
-            model=flight.call.model.id,
-            tariff_class=TariffClass.STANDARD,
-            outcome=outcome,
-            admitted_ms=flight.admitted_ms,
-            settled_ms=unix_ms(),
-            charge=charge,
-            upstream=flight.upstream.name if flight.upstream is not None else "",
-            streamed=flight.call.stream,
-        )
-
     async def beat(self) -> None:
         """Renew holds and leave checkpoints until cancelled."""
         while True:
@@ -184,8 +168,29 @@ class Settlement:
         if flight.is_settling or flight.call_id not in self.in_flight:
             return
         usage = flight.known()
-        charge = flight.prices.rate(flight.call.model.id, usage, TariffClass.STANDARD)
+        charge = flight.prices.rate(flight.call.model.id, usage, flight.tariff_class)
         if usage.quantities:
-            self._outbox.checkpoint(self._entry(flight, charge, Outcome.INTERRUPTED))
+            self._outbox.checkpoint(entry_of(flight, charge, Outcome.INTERRUPTED, unix_ms()))
         used = flight.allowance.amounts(usage.output_tokens, charge.total_pico)
         await self._limiter.extend(flight.principal.account.id, flight.call_id, flight.allowance.limits, used)
+
+
+def entry_of(flight: Flight, charge: Charge, outcome: Outcome, settled_ms: int) -> Entry:
+    """Return the entry of a call that has ended, or of as much of it as is known."""
+    return Entry(
+        call_id=flight.call_id,
+        account_id=flight.principal.account.id,
+        month=flight.month,
+        day=flight.day,
+        key_id=flight.principal.key.id,
+        tier=flight.tier.id,
+        endpoint=flight.endpoint.route,
+        model=flight.call.model.id,
+        tariff_class=flight.tariff_class,
+        outcome=outcome,
+        admitted_ms=flight.admitted_ms,
+        settled_ms=settled_ms,
+        charge=charge,
+        upstream=flight.upstream.name if flight.upstream is not None else "",
+        streamed=flight.call.stream,
+    )

@@ -114,8 +114,9 @@ class Allowance(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, limits: tuple[Limit, ...]) -> "Allowance":
-        """Make the rest from the limits; there are at least two (requests and the budget)."""
-        pick = itemgetter(*[_PLACES[limit.counts] for limit in limits])
+        """Make the rest from the limits; there is at least one, the budget."""
+        places = [_PLACES[limit.counts] for limit in limits]
+        pick = itemgetter(*places) if len(places) > 1 else itemgetter(slice(places[0], places[0] + 1))
         in_shadow = tuple(place for place, limit in enumerate(limits) if limit.shadow is not None)
         output = [place for place, limit in enumerate(limits) if limit.counts is Measure.OUTPUT_TOKENS]
         most = min([limits[place].capacity for place in output], default=None)

@@ -17,6 +17,7 @@ from proxy.core.entries import Entry
 from proxy.core.limit_names import KEY_NAMES, MODEL_NAMES, model_of_scope
 from proxy.core.limits import Limit, Measure, Stamp
 from proxy.core.money import nano_from_pico_up
+from proxy.core.usage import TariffClass
 from proxy.ledger.rows import output_tokens
 from proxy.ledger.schema import entries, keys, rollups_monthly
 
@@ -77,7 +78,10 @@ async def window_amounts(
     missing: Iterable[Entry],
     now_ms: int,
 ) -> tuple[tuple[int, int], ...]:
-    """Return (newest stamp, amount) of each bucket of a window, in rising order. Calls in flight leave no entry."""
+    """Return (newest stamp, amount) of each bucket of a window, in rising order.
+
+    Calls in flight leave no entry, and lines of batches are not counted in windows.
+    """
     if limit.counts is Measure.CALLS_IN_FLIGHT:
         return ()
     since_ms = now_ms - limit.window_s * 1000
@@ -85,7 +89,7 @@ async def window_amounts(
     settles = limit.stamp is Stamp.SETTLEMENT
     for entry in missing:
         stamp_ms = entry.settled_ms if settles else entry.admitted_ms
-        if stamp_ms > since_ms and share.takes(entry):
+        if stamp_ms > since_ms and entry.tariff_class is not TariffClass.BATCH and share.takes(entry):
             number = stamp_ms // _bucket_ms(limit)
             newest_ms, amount = buckets.get(number, (0, 0))
             buckets[number] = (max(newest_ms, stamp_ms), amount + (output_tokens(entry) if settles else 1))
@@ -105,6 +109,7 @@ async def _buckets(
         select(bucket, func.max(stamp), amount)
         # What was admitted in the window was settled in it, too: the index on settled_ms serves both.
         .where(table.account_id == account_id, table.settled_ms > since_ms, stamp > since_ms, share.clause)
+        .where(table.tariff_class != TariffClass.BATCH.value)
         .group_by(bucket)
     )
     return {number: (newest_ms, int(amount)) for number, newest_ms, amount in rows}

@@ -65,6 +65,13 @@ class Limiter(Protocol):
         """
         ...
 
+    async def record(self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]) -> None:
+        """Count a call, once however often it is said: all its amounts, those of admission-stamped limits too.
+
+        A call that the store does hold is settled instead; one that has expired there is corrected.
+        """
+        ...
+
     async def extend(self, account_id: str, call_id: str, limits: Sequence[Limit], known: Sequence[int]) -> bool:
         """Heartbeat: renew the hold's expiry and note the amounts known so far. False when the hold is gone."""
         ...
@@ -87,14 +94,7 @@ class Limiter(Protocol):
 
 
 class RecordingLimiter(Limiter, Protocol):
-    """A limiter that also takes calls which it has not admitted: those admitted elsewhere while it was away."""
-
-    async def record(self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]) -> None:
-        """Count a call, once however often it is said: all its amounts, those of admission-stamped limits too.
-
-        A call that the store does hold is settled instead; one that has expired there is corrected.
-        """
-        ...
+    """A limiter that others hand calls over to: those admitted elsewhere while it was away."""
 
     def part_of(self, account_id: str) -> str:
         """Name the part of the store that has the account: parts go away and return each on its own.

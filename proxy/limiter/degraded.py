@@ -144,6 +144,13 @@ class DegradedLimiter:
             return self.settle(account_id, call_id, limits, amounts)
         return self._primary.settle_soon(account_id, call_id, limits, amounts)
 
+    async def record(self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]) -> None:
+        """See ``proxy.limiter.Limiter``. A call of memory's is handed over; any other waits for the primary."""
+        if (account_id, call_id) in self._alone:
+            await self.settle(account_id, call_id, limits, amounts)
+        else:
+            await self._primary.record(account_id, call_id, limits, amounts)
+
     async def release(self, account_id: str, call_id: str, limits: Sequence[Limit]) -> None:
         """See ``proxy.limiter.Limiter``."""
         taken = self._alone.pop((account_id, call_id), None)

@@ -57,7 +57,7 @@ class MemoryLimiter:
             state.settle(call_id, limits, amounts, self._clock_ms())
 
     async def record(self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]) -> None:
-        """See ``proxy.limiter.RecordingLimiter``."""
+        """See ``proxy.limiter.Limiter``."""
         check_amounts(amounts)
         state = self._known(account_id, limits) or await self._seeded(account_id, limits)
         state.record(call_id, limits, amounts, self._clock_ms())

@@ -162,7 +162,7 @@ class RedisLimiter:
         self._debts.owe(debt)
 
     async def record(self, account_id: str, call_id: str, limits: Sequence[Limit], amounts: Sequence[int]) -> None:
-        """See ``proxy.limiter.RecordingLimiter``. Raises when Redis is away: it is the caller who owes."""
+        """See ``proxy.limiter.Limiter``. Raises when Redis is away: it is the caller who owes."""
         check_amounts(amounts)
         plan = self._commands.plan(limits)
         await self._known(account_id, plan, lambda: self._commands.settle(account_id, call_id, plan, RECORDED, amounts))

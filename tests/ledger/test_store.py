@@ -256,6 +256,18 @@ async def test_requests_are_counted_where_they_were_admitted(ledger):
     )
 
 
+async def test_lines_of_batches_are_seeded_into_budgets_and_into_no_window(database, outbox, clock):
+    ledger = Ledger(database, outbox, clock_ms=clock)
+    await ledger.insert([entry(), entry(tariff_class=BATCH)])
+    await outbox.commit(entry(tariff_class=BATCH))
+    one = await Ledger(database, clock_ms=clock).seed("acc_a", [HOUR, REQUESTS])
+    seed = await ledger.seed("acc_a", [MONTH, HOUR, REQUESTS])
+    assert seed.windows == one.windows
+    assert [len(amounts) for amounts in seed.windows.values()] == [1, 1]
+    assert [amount for amounts in seed.windows.values() for _, amount in amounts] == [42, 1]
+    assert seed.spent == {("month", "2026-11"): 3 * 363_000}
+
+
 async def test_a_busy_day_is_a_bounded_seed(ledger):
     await ledger.insert([at(number / 10) for number in range(2000)])
     seed = await ledger.seed("acc_a", [HOUR])

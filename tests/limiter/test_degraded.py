@@ -251,6 +251,21 @@ async def test_calls_that_the_primary_admitted_go_on_and_settle_there(
     assert limiter.waiting == 0
 
 
+async def test_a_call_is_recorded_where_it_was_admitted_and_waits_for_a_primary_that_is_away(
+    limiter: DegradedLimiter, primary: Primary, account: str
+) -> None:
+    await limiter.admit(account, "a", LIMITS, (60, 1, 10))
+    go_away(primary)
+    with pytest.raises(LimiterUnavailableError):
+        await limiter.record(account, "a", LIMITS, (50, 1, 9))
+    await limiter.admit(account, "b", LIMITS, (10, 1, 10))
+    await limiter.record(account, "b", LIMITS, (5, 1, 7))
+    await come_back(primary, limiter)
+    for _ in range(2):  # once, however often it is said
+        await limiter.record(account, "a", LIMITS, (50, 1, 9))
+    assert await states_of(primary, account) == [(55, 0), (2, 0), (16, 0)]
+
+
 async def test_a_ledger_that_is_away_does_not_cut_the_primary_off(
     limiter: DegradedLimiter, primary: Primary, account: str
 ) -> None:
