@@ -164,3 +164,20 @@ async def test_credit_that_is_not_whole_cents_is_told_when_it_is_drawn(desk):
     desk.today("2027-01-03")
     assert "not whole cents" in (await desk.issue("2026-12"))["acme"][1]
     assert await desk.numbers() == []
+
+
+async def test_what_is_not_invoiced_yet_draws_no_credit(desk):
+    """The lot pays from October on. What came late to October is on no invoice when September is invoiced anew."""
+    account = await desk.account("acme")
+    await desk.use(account, "2026-09-05", (OUTPUT, 4 * EURO))
+    desk.today("2026-10-20")
+    await desk.buy(account, 1000, "lot")
+    await desk.use(account, "2026-10-20", (OUTPUT, EURO))
+    await desk.issue("2026-09")
+    desk.today("2026-12-03")
+    await desk.issue("2026-10")
+    await desk.use(account, "2026-10-21", (OUTPUT, 3 * EURO))
+    await desk.notes.issue("F-2026-000001", None, "x")
+    await desk.issue("2026-09")
+    again = await desk.document("F-2026-000003")
+    assert (again.month, again.net_cents, again.drawn_cents) == ("2026-09", 400, {})

@@ -136,3 +136,22 @@ async def test_a_credit_note_alone_makes_a_draft_be_made_again(desk):
     await Months(interrupted.office, press).issue("2026-12", "acme")
     assert made == [["F-2027-000001"], ["F-2027-000001"]]
     assert await desk.numbers() == ["D-2027-000001", "A-2027-000001", "F-2027-000001"]
+
+
+async def test_a_number_that_others_have_taken_makes_a_document_be_made_again(desk):
+    for name in ("acme", "other"):
+        await desk.use(await desk.account(name), "2026-11-05")
+    interrupted = Desk(desk.database)
+    press, made = interrupted.press, []
+    make = press._workshop.make
+
+    async def make_slowly(documents):
+        made.append([document.number for document in documents])
+        if len(made) == 1:
+            await desk.issue("2026-11", "other")
+        return await make(documents)
+
+    press._workshop.make = make_slowly
+    await Months(interrupted.office, press).issue("2026-11", "acme")
+    assert made == [["F-2026-000001"], ["F-2026-000002"]]
+    assert (await desk.document("F-2026-000002")).account_name == "acme"
