@@ -116,7 +116,10 @@ class App:
         self.limiter = self._new_limiter()
         clock = time.monotonic  # uvloop's own clock knows milliseconds only
         self.pools = UpstreamPools(
-            lambda: self._holder.current.proxy.timeouts, clock, lambda: self._holder.current.proxy.queue
+            lambda: self._holder.current.proxy.timeouts,
+            clock,
+            lambda: self._holder.current.proxy.queue,
+            lambda: self._holder.current.proxy.batch.places_kept_percent,
         )
         self.call_log = CallLog()
         self.metrics = self._new_metrics()

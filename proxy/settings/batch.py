@@ -33,6 +33,15 @@ class BatchSettings(msgspec.Struct, frozen=True):
     model_lines_in_flight_max: Annotated[
         int, Meta(ge=1, le=100_000, description="Most of them that ask one model.")
     ] = 128
+    places_kept_percent: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100,
+            description="Share of each upstream's `in_flight_max` that lines leave free, rounded down: calls that come "
+            "take these places before they cut a line short. 100: no line is run.",
+        ),
+    ] = 10
     block_lines_max: Annotated[
         int, Meta(ge=1, le=10_000, description="Most lines that are leased at once: a block, which one process runs.")
     ] = 64

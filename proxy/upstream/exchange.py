@@ -1,7 +1,8 @@
 """Sending a call: which upstream, how often, and when not again.
 
 What belongs here: the rule for trying again. Before the first byte of an answer a call may be sent elsewhere; after it,
-never: the upstream may be working on it. What does not: the bytes (connection.py, relay.py).
+never: the upstream may be working on it. What does not: the bytes (connection.py, relay.py), and lines of batches,
+which wait for spare places (spare_exchange.py).
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from proxy.upstream.relay import Relay
 _NOT_BEGUN: Final = frozenset({FailureKind.UNREACHABLE, FailureKind.SATURATED, FailureKind.CLOSED})
 """Failures after which another upstream may be asked."""
 
-_BUSY: Final = frozenset({429, 502, 503, 504})
+BUSY: Final = frozenset({429, 502, 503, 504})
 """Statuses that say "not here, not now"."""
 
 Pieces = tuple[bytes | Source, ...]
@@ -85,7 +86,7 @@ class Request:
         ), rest
 
 
-def _in_order(pools: UpstreamPools, upstreams: Sequence[Upstream]) -> list[UpstreamPool]:
+def in_order(pools: UpstreamPools, upstreams: Sequence[Upstream]) -> list[UpstreamPool]:
     """Preferred first, but those that failed a moment ago last."""
     found = [pools.of(upstream) for upstream in upstreams]
     if len(found) > 1:
@@ -114,7 +115,7 @@ def _prepare(
         raise
 
 
-def _is_final(relay: Relay, pool: UpstreamPool, on_failure: Callable[[UpstreamPool, FailureKind], None]) -> bool:
+def is_final(relay: Relay, pool: UpstreamPool, on_failure: Callable[[UpstreamPool, FailureKind], None]) -> bool:
     """Whether a failed exchange is the end of it, for the upstream may have begun to work."""
     error = relay.error
     if error is None:
@@ -123,7 +124,7 @@ def _is_final(relay: Relay, pool: UpstreamPool, on_failure: Callable[[UpstreamPo
     return error is not None and (error.kind not in _NOT_BEGUN or relay.streaming)
 
 
-def _over(relay: Relay, rest: Pieces | None, pool: UpstreamPool) -> Awaitable[None]:
+def until_over(relay: Relay, rest: Pieces | None, pool: UpstreamPool) -> Awaitable[None]:
     """Return what is done when the exchange is over."""
     return relay.over() if rest is None else _upload(relay, rest, pool.first_byte_s)
 
@@ -183,7 +184,7 @@ async def exchange(
     """
     error: UpstreamError | None = None
     relay: Relay | None = None
-    untried = iter(_in_order(pools, upstreams))
+    untried = iter(in_order(pools, upstreams))
     full: list[UpstreamPool] = []
     while (pool := _take_place(untried, full)) is not None or full:
         if pool is None:
@@ -194,7 +195,7 @@ async def exchange(
             connection = pool.begin(relay, payload)
             if connection is not None:
                 relay.connection = connection
-                await _over(relay, rest, pool)
+                await until_over(relay, rest, pool)
                 if relay.error is not None and relay.error.kind is FailureKind.CLOSED:
                     # A kept connection that was closed meanwhile: once more over a fresh one.
                     connection = None
@@ -205,13 +206,13 @@ async def exchange(
                     relay = new_relay(pool)
             if connection is None:
                 relay.connection = await pool.begin_fresh(relay, payload)
-                await _over(relay, rest, pool)
+                await until_over(relay, rest, pool)
         except UpstreamError as exc:
             error, relay = exc, None
             pool.turned_away()
             on_failure(pool, exc.kind)
             continue
-        if (relay.error is None and relay.status not in _BUSY) or _is_final(relay, pool, on_failure):
+        if (relay.error is None and relay.status not in BUSY) or is_final(relay, pool, on_failure):
             return relay
     if relay is not None:
         return relay

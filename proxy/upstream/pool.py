@@ -1,7 +1,7 @@
 """Connections to the upstreams, kept for reuse.
 
 What belongs here: opening, keeping, bounding and expiring connections, and passive health. What does not: bytes
-(connection.py), answers (relay.py), and waiting for a place (queue.py).
+(connection.py), answers (relay.py), and waiting for a place (queue.py; spare.py for who lets everybody else go first).
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from proxy.settings.types import QueueSettings, Timeouts
 from proxy.upstream.connection import Sink, UpstreamConnection
 from proxy.upstream.failures import FailureKind, UpstreamError
 from proxy.upstream.queue import Line, Queue
+from proxy.upstream.spare import SpareCapacity, SpareGroup, SparePlace
 
 SWEEP_S = 0.5
 BACKOFF_FIRST_S = 0.5
@@ -32,12 +33,16 @@ class UpstreamPool:
         timeouts: returns those in force: to connect, to the first byte, between bytes, to keep an idle connection.
         clock: monotonic seconds.
         queue: gets the places that become free while calls wait for them.
+        spare: gets those that become free while only lines of batches wait.
 
     Attributes:
         in_flight: calls that have a place: counted up by whoever takes one, down by ``ended``.
         places: how many places there are: the upstream's ``in_flight_max``, less those that are closed for a moment.
         lines: those in which calls wait for a place.
         pace: how fast places become free while calls wait.
+        spare_places: those that anybody may take away, the newest last.
+        spare_groups: those in which lines of batches wait for one.
+        spare_most: most of them at present; None: any number.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class UpstreamPool:
         timeouts: Callable[[], Timeouts],
         clock: Callable[[], float],
         queue: "Queue[UpstreamPool]",
+        spare: SpareCapacity,
     ) -> None:
         parts = urlsplit(upstream.url)
         self.upstream = upstream
@@ -64,10 +70,14 @@ class UpstreamPool:
         self._down_until = 0.0
         self._backoff_s = 0.0
         self._queue = queue
+        self._spare = spare
         self.in_flight = 0
         self.places = upstream.in_flight_max
         self.lines: list[Line[UpstreamPool]] = []
         self.pace = Pace()
+        self.spare_places: dict[SparePlace, None] = {}
+        self.spare_groups: list[SpareGroup] = []
+        self.spare_most: int | None = None
 
     @property
     def is_suspect(self) -> bool:
@@ -89,6 +99,8 @@ class UpstreamPool:
         self.in_flight -= 1
         if self.lines:
             self._queue.freed(self)
+        elif self.spare_groups:
+            self._spare.hand_over(self)
 
     def begin(self, sink: Sink, request: bytes) -> UpstreamConnection | None:
         """Send at once over an idle connection, from the place that has been taken; None when there is none."""
@@ -113,6 +125,18 @@ class UpstreamPool:
             raise
         return connection
 
+    async def open(self) -> None:
+        """Open a connection, which ``begin`` finds if it is called at once.
+
+        Raises:
+            UpstreamError: it cannot be reached.
+        """
+        self._became_idle(await self._connect())
+
+    def displace(self) -> bool:
+        """Take the place of a line of a batch, for a call that has found it full; False: there is none."""
+        return self._spare.displace(self)
+
     def _begin(self, connection: UpstreamConnection, sink: Sink, request: bytes) -> None:
         timeouts = self._timeouts()
         connection.begin(sink, request, timeouts.first_byte_s, timeouts.idle_s)
@@ -120,10 +144,12 @@ class UpstreamPool:
     def turned_away(self) -> None:
         """It is busy, or cannot be reached: while calls wait, one place is closed until the next sweep.
 
-        Else every call that waits would be sent there, and turned away, as fast as it can say so.
+        Else every call that waits would be sent there, and turned away, as fast as it can say so. Lines of batches
+        keep away until then, and come back a few at a time.
         """
         if self.lines and self.places:
             self.places -= 1
+        self.spare_most = 0
 
     def adopt(self, upstream: Upstream) -> None:
         """Take over what a reload has changed of an upstream that is still the same."""
@@ -177,6 +203,11 @@ class UpstreamPool:
                 connection.expire()
         if self.places != self.upstream.in_flight_max:
             self._open_places()
+        if self.spare_most is not None:
+            more = 2 * self.spare_most + 1
+            self.spare_most = more if more < self.places else None
+        if self.spare_groups:
+            self._spare.hand_over(self)
 
     def close(self) -> None:
         """Close every connection; exchanges under way are cut."""
@@ -191,9 +222,11 @@ class UpstreamPools:
         timeouts: returns those in force.
         clock: monotonic seconds.
         queue_settings: returns those in force.
+        kept_percent: returns how much of an upstream's places lines of batches leave free.
 
     Attributes:
         queue: where calls wait for a place.
+        spare: the places that lines of batches may have.
     """
 
     def __init__(
@@ -201,11 +234,13 @@ class UpstreamPools:
         timeouts: Callable[[], Timeouts],
         clock: Callable[[], float],
         queue_settings: Callable[[], QueueSettings] = QueueSettings,
+        kept_percent: Callable[[], int] = lambda: 0,
     ) -> None:
         self._timeouts = timeouts
         self._clock = clock
         self._pools: dict[Upstream, UpstreamPool] = {}
         self.queue: Queue[UpstreamPool] = Queue(queue_settings, clock)
+        self.spare = SpareCapacity(kept_percent)
 
     def of(self, upstream: Upstream) -> UpstreamPool:
         """Return the pool of an upstream, made when first asked for (a reload may bring new ones)."""
@@ -218,7 +253,7 @@ class UpstreamPools:
         for pool in self._pools.values():
             if _place(pool.upstream) == place:
                 return pool
-        pool = self._pools[upstream] = UpstreamPool(upstream, self._timeouts, self._clock, self.queue)
+        pool = self._pools[upstream] = UpstreamPool(upstream, self._timeouts, self._clock, self.queue, self.spare)
         return pool
 
     def all(self) -> list[UpstreamPool]:
@@ -244,7 +279,7 @@ class UpstreamPools:
                 del self._pools[upstream]
                 self._pools[adopted] = pool
                 pool.adopt(adopted)
-            elif adopted is None and not pool.in_flight and not pool.lines:
+            elif adopted is None and not pool.in_flight and not pool.lines and not pool.spare_groups:
                 pool.close()
                 del self._pools[upstream]
 

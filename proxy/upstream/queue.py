@@ -5,7 +5,8 @@ not: the order (core/fairness.py), connections (pool.py), and which upstream a c
 (exchange.py).
 
 Calls that wait for the same upstreams form a line. A place that becomes free is handed over at once, before anybody
-else can take it: while one call waits an upstream stays full, so whoever comes finds it full, and waits in turn.
+else can take it: while one call waits an upstream stays full, so whoever comes finds it full, and waits in turn. Nobody
+waits for a line of a batch: it gives its place up (spare.py).
 """
 
 import asyncio
@@ -70,6 +71,9 @@ class Places(Protocol):
 
     def ended(self) -> None:
         """Give a place back."""
+
+    def displace(self) -> bool:
+        """Take the place of a line of a batch, for a call that has found it full; False: there is none."""
 
 
 class Caller(Protocol):
@@ -140,6 +144,9 @@ class Queue(Generic[P]):
         for upstream in upstreams:  # one may have got room while others were tried
             if upstream.in_flight < upstream.places:
                 upstream.in_flight += 1
+                return upstream
+        for upstream in upstreams:
+            if upstream.displace():
                 return upstream
         settings = self._settings()
         line = self._line(frozenset(upstreams))

@@ -27,6 +27,9 @@ class Server:
         if self.lines:
             self.queue.freed(self)
 
+    def displace(self):
+        return False
+
 
 class Caller:
     def __init__(self, account="a", priority=0):

@@ -16,8 +16,12 @@ PRIORITY_SIGNS: Final[Mapping[Engine, int]] = MappingProxyType({Engine.VLLM: -1,
 refuse any but 0 without it), SGLang with the highest (``--enable-priority-scheduling``)."""
 
 
+BATCH_PRIORITY: Final = -1
+"""Of lines of batches: below that of every tier (from 0)."""
+
+
 def with_priority(body: bytes, priority: int, engine: Engine) -> bytes:
-    """Return a JSON request with the priority of its tier, in place of any that the client may have claimed.
+    """Return a JSON request with its priority, the tier's or ``BATCH_PRIORITY``, in place of any that the client may have claimed.
 
     Raises:
         ApiError: 400 when the body has more members than anybody means.
