@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from proxy.core.accounts import Principal
 from proxy.core.catalogue import Model, OwnLimits, Tier
 from proxy.core.levels import Override, with_overrides
-from proxy.core.limits import Limit, LimitKind
+from proxy.core.limits import Limit
 from proxy.core.quotas import Allowance, key_limits_of, limits_of, model_limits_of
 from proxy.months import Month
 
@@ -89,21 +89,6 @@ def _put_together(parts: _Parts, now_ms: int) -> tuple[int, Allowance]:
     if parts.model_limits is not None:
         limits += model_limits_of(parts.model_limits)
     return until_ms, Allowance.of(limits)
-
-
-def budgets_of(principal: Principal, tier: Tier, month: str, month_ends_ms: int, now_ms: int) -> Allowance:
-    """Return what a line of a batch must fit into: the budgets of its account and of its key, and no window.
-
-    Args:
-        principal: who created the batch.
-        tier: that the account held then.
-        month: of the batch's creation.
-        month_ends_ms: end of that month, Unix milliseconds.
-        now_ms: Unix milliseconds, for the overrides.
-    """
-    parts = _Parts(tier, month, month_ends_ms, principal.overrides, principal.key.limits, None)
-    _, whole = _put_together(parts, now_ms)
-    return Allowance.of(tuple(limit for limit in whole.limits if limit.kind is LimitKind.BUDGET))
 
 
 def limits_of_models(models: Iterable[Model]) -> tuple[Limit, ...]:

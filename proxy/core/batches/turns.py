@@ -1,6 +1,7 @@
 """Whose blocks are run next: accounts take turns. Pure.
 
-What belongs here: the order between batches that wait. What does not: leases (ledger/batches/leasing.py).
+What belongs here: the order between batches that wait, and how much one worker runs. What does not: leases
+(ledger/batches/leasing.py).
 """
 
 from collections import Counter
@@ -18,6 +19,7 @@ class InTurn(msgspec.Struct, frozen=True):
         model: of its lines.
         leased: how many of its blocks somebody runs.
         free: how many nobody runs.
+        block_lines: most lines of one of its blocks.
     """
 
     batch_id: str
@@ -25,50 +27,61 @@ class InTurn(msgspec.Struct, frozen=True):
     model: str
     leased: int
     free: int
+    block_lines: int
+
+
+class Under(msgspec.Struct, frozen=True):
+    """Lines that a worker has still to run: whose they are, with which model, and how many."""
+
+    account_id: str
+    model: str
+    lines: int
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """How many blocks one worker may run at once: of all, of one account, with one model."""
+    """How many lines one worker may run at once: of all, of one account, with one model."""
 
-    blocks: int
-    account_blocks: int
-    model_blocks: int
+    total: int
+    of_account: int
+    of_model: int
 
 
-def share_out(waiting: Sequence[InTurn], running: Sequence[tuple[str, str]], bounds: Bounds) -> dict[str, int]:
-    """Return how many blocks of which batch a worker takes.
+def share_out(waiting: Sequence[InTurn], running: Sequence[Under], bounds: Bounds, most: int) -> dict[str, int]:
+    """Return how many blocks of which batch a worker takes, so that it has as many lines as it may run at once.
 
     The account with the fewest blocks under way, at whatever worker, is next; of one account the first batch.
 
     Args:
         waiting: in the order of their creation.
-        running: (account, model) of each block that this worker runs.
-        bounds: of this worker.
+        running: what this worker runs.
+        bounds: of this worker: a block is taken while less than that is under way.
+        most: blocks.
     """
     under_way: Counter[str] = Counter()
     for batch in waiting:
         under_way[batch.account_id] += batch.leased
-    of_account = Counter(account for account, _ in running)
-    of_model = Counter(model for _, model in running)
+    lines, of_account, of_model = 0, Counter[str](), Counter[str]()
+    for each in running:
+        lines += each.lines
+        of_account[each.account_id] += each.lines
+        of_model[each.model] += each.lines
     left = {batch.batch_id: batch.free for batch in waiting}
     taken: Counter[str] = Counter()
-
-    def can_run(batch: InTurn) -> bool:
-        return (
-            left[batch.batch_id] > 0
-            and of_account[batch.account_id] < bounds.account_blocks
-            and of_model[batch.model] < bounds.model_blocks
-        )
-
-    for _ in range(bounds.blocks - len(running)):
-        # Of equals min takes the first: the oldest batch.
-        ready = [batch for batch in waiting if can_run(batch)]
+    while lines < bounds.total and taken.total() < most:
+        ready = [
+            batch
+            for batch in waiting
+            if left[batch.batch_id] > 0
+            and of_account[batch.account_id] < bounds.of_account
+            and of_model[batch.model] < bounds.of_model
+        ]
         if not ready:
             break
-        batch = min(ready, key=lambda each: under_way[each.account_id])
+        batch = min(ready, key=lambda each: under_way[each.account_id])  # of equals the first: the oldest batch
         left[batch.batch_id] -= 1
         taken[batch.batch_id] += 1
         under_way[batch.account_id] += 1
-        of_account[batch.account_id] += 1
-        of_model[batch.model] += 1
+        lines += batch.block_lines
+        of_account[batch.account_id] += batch.block_lines
+        of_model[batch.model] += batch.block_lines
     return dict(taken)

@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, sel
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.batches.objects import ENDED, Batch, BatchStatus, Block
-from proxy.core.batches.turns import Bounds, InTurn, share_out
+from proxy.core.batches.turns import Bounds, InTurn, Under, share_out
 from proxy.ledger.batch_schema import batch_blocks, batches
 from proxy.ledger.batches.rows import batch_of, block_of
 from proxy.ledger.database import Database
@@ -67,14 +67,15 @@ class Leases:
     # Blocks
 
     async def claim_blocks(
-        self, holder: str, running: Sequence[tuple[str, str]], bounds: Bounds, now_ms: int, until_ms: int
+        self, holder: str, running: Sequence[Under], bounds: Bounds, most: int, now_ms: int, until_ms: int
     ) -> list[Claimed]:
         """Lease blocks of batches in progress: accounts take turns, and of one account the oldest batch is first.
 
         Args:
             holder: the worker's name: unique.
-            running: (account, model) of each block that it runs already.
+            running: what it runs already.
             bounds: what it may run at once.
+            most: blocks that it takes now.
             now_ms: Unix milliseconds.
             until_ms: when the leases end.
         """
@@ -82,13 +83,15 @@ class Leases:
         async with self._database.write() as connection:
             waiting = (await connection.execute(_waiting(now_ms))).mappings().all()
             turns = [
-                InTurn(row["id"], row["account_id"], row["model"], int(row["leased"]), int(row["free"]))
+                InTurn(
+                    row["id"], row["account_id"], row["model"], int(row["leased"]), int(row["free"]), row["block_lines"]
+                )
                 for row in waiting
             ]
             rows = {row["id"]: row for row in waiting}
-            for batch_id, most in share_out(turns, running, bounds).items():
+            for batch_id, blocks in share_out(turns, running, bounds, most).items():
                 batch = batch_of(rows[batch_id])
-                taken = await self._take(connection, batch_id, most, now_ms)
+                taken = await self._take(connection, batch_id, blocks, now_ms)
                 claimed += [Claimed(batch, block_of(row), row["attempts"] + 1, row["unsettled"]) for row in taken]
             if claimed:
                 await connection.execute(
@@ -241,13 +244,14 @@ def _waiting(now_ms: int) -> Select[Any]:
             batch_blocks.c.batch_id,
             func.sum(case((is_live, 1), else_=0)).label("leased"),
             func.sum(case((is_live, 0), else_=1)).label("free"),
+            func.max(batch_blocks.c.lines).label("block_lines"),
         )
         .where(_is_open)
         .group_by(batch_blocks.c.batch_id)
         .subquery()
     )
     return (
-        select(batches, counts.c.leased, counts.c.free)
+        select(batches, counts.c.leased, counts.c.free, counts.c.block_lines)
         .join(counts, counts.c.batch_id == batches.c.id)
         .where(batches.c.status == BatchStatus.IN_PROGRESS.value, batches.c.expires_ms > now_ms)
         .order_by(batches.c.created_ms, batches.c.id)

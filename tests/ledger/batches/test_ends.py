@@ -44,7 +44,7 @@ def leases(database) -> Leases:
 
 async def begin(database, leases, holder="one", **options):
     batch = await add_batch(database, await add_account(database, "a"), **options)
-    await leases.claim_blocks(holder, [], ANY, NOON_MS, END_MS)
+    await leases.claim_blocks(holder, [], ANY, 99, NOON_MS, END_MS)
     return batch
 
 
@@ -86,7 +86,7 @@ async def test_two_workers_that_end_the_same_line_at_once_end_it_once(database, 
 
 async def test_who_has_lost_its_block_ends_nothing(database, leases, ends, ledger):
     batch = await begin(database, leases)
-    await leases.claim_blocks("two", [], ANY, END_MS, END_MS + 30_000)
+    await leases.claim_blocks("two", [], ANY, 99, END_MS, END_MS + 30_000)
     with pytest.raises(LeaseLostError):
         await ends.commit("one", block(batch, 0), [line_end(batch, 0)], entries_for(batch, [0]))
     with pytest.raises(LeaseLostError):
@@ -116,7 +116,7 @@ async def test_whoever_takes_over_is_told_which_segment_may_not_be_settled(datab
     await ends.settled(whole, "s1")
     await ends.commit("one", whole, [line_end(batch, 1, "s2"), line_end(batch, 2, "s2")], entries_for(batch, [1, 2]))
     await ends.settled(whole, "s1")  # late: it is not that one
-    (taken,) = await leases.claim_blocks("two", [], ANY, END_MS, END_MS + 30_000)
+    (taken,) = await leases.claim_blocks("two", [], ANY, 99, END_MS, END_MS + 30_000)
     assert taken.unsettled == "s2"
     assert await ends.entries_in(batch, "s2") == [line_entry(batch, 1), line_entry(batch, 2)]
     assert await ends.unsettled(batch.id) == [(whole, "s2")]
@@ -136,7 +136,7 @@ async def test_the_last_block_makes_the_batch_finalizing(database, leases, ends)
 async def test_two_that_finish_the_last_two_blocks_at_once_agree_that_it_is_over(database, leases, ends):
     for _ in range(5):
         batch = await add_batch(database, await add_account(database, f"acc{_}"), blocks=2)
-        await leases.claim_blocks("one", [], ANY, NOON_MS, END_MS)
+        await leases.claim_blocks("one", [], ANY, 99, NOON_MS, END_MS)
         both = [ends.finish_block("one", block(batch, number), NOON_MS) for number in (0, 1)]
         assert sorted(await asyncio.gather(*both)) == [False, True]
         assert (await kept(database, batch)).status is BatchStatus.FINALIZING
@@ -156,7 +156,7 @@ async def test_a_batch_is_stopped_once_and_says_why(database, leases, ends):
     assert not await ends.stop(batch.id, LineMistake("other", "no"), NOON_MS + 1)
     now = await kept(database, batch)
     assert (now.status, now.errors) == (BatchStatus.FINALIZING, (LineMistake("insufficient_budget", "no room"),))
-    assert await leases.claim_blocks("two", [], ANY, END_MS, END_MS + 1) == []
+    assert await leases.claim_blocks("two", [], ANY, 99, END_MS, END_MS + 1) == []
 
 
 async def test_a_batch_ends_with_its_files_once_and_is_cleared(database, leases, ends):
@@ -197,7 +197,7 @@ class Worker:
     async def step(self, what):
         if what == "claim":
             until_ms = self._clock.now_ms + 30_000
-            await self._leases.claim_blocks(self.name, [], ANY, self._clock.now_ms, until_ms)
+            await self._leases.claim_blocks(self.name, [], ANY, 99, self._clock.now_ms, until_ms)
         elif what == "run":  # a group of results is in a segment: what is not committed yet
             ended = await self._ends.ended_lines(block(self._batch, 0))
             self._group = [line_end(self._batch, line, f"s-{self.name}") for line in (0, 1) if line not in ended]

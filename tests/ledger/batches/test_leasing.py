@@ -3,7 +3,6 @@
 import asyncio
 
 from proxy.core.batches.objects import BatchStatus
-from proxy.core.batches.turns import Bounds
 from proxy.ledger.batch_schema import batch_blocks
 from proxy.ledger.batches.leasing import Leases
 from tests.ledger.batches.support import ANY, DAY_MS, add_account, add_batch, blocks_of, kept, set_status
@@ -17,9 +16,9 @@ async def test_a_block_is_one_workers_until_its_lease_ends(database):
     leases = Leases(database)
     batch = await add_batch(database, await add_account(database, "a"), blocks=2)
     both = [(batch.id, 0), (batch.id, 1)]
-    assert blocks_of(await leases.claim_blocks("one", [], ANY, NOON_MS, END_MS)) == both
-    assert await leases.claim_blocks("two", [], ANY, END_MS - 1, END_MS + LEASE_MS) == []
-    taken = await leases.claim_blocks("two", [], ANY, END_MS, END_MS + LEASE_MS)
+    assert blocks_of(await leases.claim_blocks("one", [], ANY, 99, NOON_MS, END_MS)) == both
+    assert await leases.claim_blocks("two", [], ANY, 99, END_MS - 1, END_MS + LEASE_MS) == []
+    taken = await leases.claim_blocks("two", [], ANY, 99, END_MS, END_MS + LEASE_MS)
     assert blocks_of(taken) == both
     assert [each.attempts for each in taken] == [2, 2]
     assert await leases.renew_blocks("one", both, END_MS + DAY_MS) == {}
@@ -28,20 +27,20 @@ async def test_a_block_is_one_workers_until_its_lease_ends(database):
 async def test_who_renews_keeps_its_blocks_and_is_told_how_the_batch_is(database):
     leases = Leases(database)
     batch = await add_batch(database, await add_account(database, "a"), blocks=2)
-    await leases.claim_blocks("one", [], ANY, NOON_MS, END_MS)
+    await leases.claim_blocks("one", [], ANY, 99, NOON_MS, END_MS)
     renewed = await leases.renew_blocks("one", [(batch.id, 0), (batch.id, 1)], END_MS + LEASE_MS)
     assert renewed == {(batch.id, 0): batch, (batch.id, 1): batch}
-    assert await leases.claim_blocks("two", [], ANY, END_MS, END_MS + LEASE_MS) == []
+    assert await leases.claim_blocks("two", [], ANY, 99, END_MS, END_MS + LEASE_MS) == []
 
 
 async def test_what_is_given_back_is_anybodys_at_once_but_not_what_is_anothers(database):
     leases = Leases(database)
     batch = await add_batch(database, await add_account(database, "a"), blocks=2)
-    await leases.claim_blocks("one", [], ANY, NOON_MS, END_MS)
+    await leases.claim_blocks("one", [], ANY, 99, NOON_MS, END_MS)
     await leases.give_back("two", [(batch.id, 0)])
-    assert await leases.claim_blocks("two", [], ANY, NOON_MS, END_MS) == []
+    assert await leases.claim_blocks("two", [], ANY, 99, NOON_MS, END_MS) == []
     await leases.give_back("one", [(batch.id, 0)])
-    assert blocks_of(await leases.claim_blocks("two", [], ANY, NOON_MS, END_MS)) == [(batch.id, 0)]
+    assert blocks_of(await leases.claim_blocks("two", [], ANY, 99, NOON_MS, END_MS)) == [(batch.id, 0)]
 
 
 async def test_accounts_take_turns_and_of_one_the_oldest_batch_is_first(database):
@@ -50,9 +49,9 @@ async def test_accounts_take_turns_and_of_one_the_oldest_batch_is_first(database
     newer = await add_batch(database, first, created_ms=NOON_MS - 1)
     older = await add_batch(database, first, created_ms=NOON_MS - 2)
     other = await add_batch(database, second, created_ms=NOON_MS)
-    taken = await leases.claim_blocks("one", [], Bounds(4, 9, 9), NOON_MS, END_MS)
+    taken = await leases.claim_blocks("one", [], ANY, 4, NOON_MS, END_MS)
     assert sorted(blocks_of(taken)) == sorted([(older.id, 0), (older.id, 1), (other.id, 0), (other.id, 1)])
-    more = await leases.claim_blocks("two", [], Bounds(4, 9, 9), NOON_MS, END_MS)
+    more = await leases.claim_blocks("two", [], ANY, 4, NOON_MS, END_MS)
     assert sorted(blocks_of(more)) == sorted([(older.id, 2), (newer.id, 0), (newer.id, 1), (other.id, 2)])
 
 
@@ -63,15 +62,15 @@ async def test_only_batches_in_progress_are_run_and_only_in_their_time(database)
         if status is not BatchStatus.IN_PROGRESS:
             await add_batch(database, account, status=status)
     late = await add_batch(database, account, expires_ms=NOON_MS)
-    assert await leases.claim_blocks("one", [], ANY, NOON_MS, END_MS) == []
-    assert await leases.claim_blocks("one", [], ANY, NOON_MS - 1, END_MS) != []
+    assert await leases.claim_blocks("one", [], ANY, 99, NOON_MS, END_MS) == []
+    assert await leases.claim_blocks("one", [], ANY, 99, NOON_MS - 1, END_MS) != []
     assert (await kept(database, late)).status is BatchStatus.IN_PROGRESS
 
 
 async def test_workers_that_claim_at_once_share_the_blocks(database):
     leases = Leases(database)
     batch = await add_batch(database, await add_account(database, "a"), blocks=40)
-    claims = [leases.claim_blocks(f"w{n}", [], Bounds(5, 5, 5), NOON_MS, END_MS) for n in range(4)]
+    claims = [leases.claim_blocks(f"w{n}", [], ANY, 5, NOON_MS, END_MS) for n in range(4)]
     taken = [block for claimed in await asyncio.gather(*claims) for block in blocks_of(claimed)]
     assert len(set(taken)) == len(taken), "a block was given to two"
     holders = {row["number"]: row["holder"] for row in await rows_of(database, batch_blocks) if row["holder"]}
@@ -98,7 +97,7 @@ async def test_a_batch_is_validated_by_one_and_by_another_after_its_lease(databa
 async def test_a_cancelled_batch_is_finished_when_nobody_runs_its_blocks(database):
     leases = Leases(database)
     batch = await add_batch(database, await add_account(database, "a"), status=BatchStatus.IN_PROGRESS)
-    (held,) = blocks_of(await leases.claim_blocks("one", [], Bounds(1, 1, 1), NOON_MS, END_MS))
+    (held,) = blocks_of(await leases.claim_blocks("one", [], ANY, 1, NOON_MS, END_MS))
     assert await leases.claim_to_finish("two", NOON_MS, END_MS) is None, "it goes on"
     await set_status(database, batch, BatchStatus.CANCELLING)
     assert await leases.claim_to_finish("two", END_MS - 1, END_MS) is None, "one of its blocks is run"
@@ -117,4 +116,4 @@ async def test_a_batch_past_its_time_is_finished(database):
     assert (await leases.claim_to_finish("one", NOON_MS, END_MS)).id == late.id
     assert await leases.claim_to_finish("one", NOON_MS, END_MS) is None
     assert (await leases.claim_to_finish("one", NOON_MS + 1, END_MS)).id == unchecked.id
-    assert await leases.claim_blocks("two", [], ANY, NOON_MS - 1, END_MS) == [], "its blocks are closed"
+    assert await leases.claim_blocks("two", [], ANY, 99, NOON_MS - 1, END_MS) == [], "its blocks are closed"
