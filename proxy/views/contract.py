@@ -1,12 +1,20 @@
 """What can be viewed, and how it is asked for.
 
-What belongs here: the values between the web layer and the views. What does not: paths (web/routes.py).
+What belongs here: the values between the web layer and the views, and between the views and their desks. What does not:
+paths (web/routes.py).
 """
 
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
+
+from proxy.core.accounts import Account, Principal
+from proxy.core.catalogue import Tier
+from proxy.core.errors import ApiError
+from proxy.months import Month
+from proxy.settings.types import Settings
 
 
 class View(StrEnum):
@@ -16,6 +24,10 @@ class View(StrEnum):
     MODEL = "model"
     USAGE = "usage"
     RECEIPT = "receipt"
+    BATCHES = "batches"
+    """A list of them, or a new one."""
+    BATCH = "batch"
+    BATCH_CANCEL = "batch_cancel"
 
 
 ROUTES: Final = {
@@ -23,8 +35,24 @@ ROUTES: Final = {
     View.MODEL: "/v1/models/{id}",
     View.USAGE: "/v1/usage",
     View.RECEIPT: "/v1/usage/calls/{id}",
+    View.BATCHES: "/v1/batches",
+    View.BATCH: "/v1/batches/{id}",
+    View.BATCH_CANCEL: "/v1/batches/{id}/cancel",
 }
 """The route of each as logs and documents write it."""
+
+LOOKS: Final = (b"GET", b"HEAD")
+POST: Final = b"POST"
+METHODS: Final = {View.BATCHES: (*LOOKS, POST), View.BATCH_CANCEL: (POST,)}
+"""What may be done with a view that is not only looked at."""
+
+BODY_BYTES_MAX: Final = 131_072
+"""Of what is posted to a view: the largest metadata, with every character escaped, are half of it."""
+
+
+async def no_body() -> bytes:
+    """Return the body of a request that has none."""
+    return b""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -36,6 +64,9 @@ class Asked(msgspec.Struct, frozen=True):
         token: the bearer token; None: there is none.
         started_s: when it came, monotonic seconds.
         client_request_id: the client's own name for it, if it gave one.
+        method: GET, HEAD or POST.
+        query: of its target, as sent.
+        body: reads what was posted, ``BODY_BYTES_MAX`` at most. Raises ApiError (400, 408, 413).
     """
 
     view: View
@@ -43,3 +74,48 @@ class Asked(msgspec.Struct, frozen=True):
     token: str | None
     started_s: float
     client_request_id: str | None = None
+    method: bytes = b"GET"
+    query: bytes = b""
+    body: Callable[[], Awaitable[bytes]] = no_body
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks, and what holds for them now."""
+
+    settings: Settings
+    principal: Principal
+    tier: Tier
+    month: Month
+    now_ms: int
+
+    @property
+    def account(self) -> Account:
+        """Who pays."""
+        return self.principal.account
+
+
+class RefusedError(Exception):
+    """What is asked for is refused, and there is more to say about it than the documented error does.
+
+    Args:
+        error: the documented one.
+        lines: header lines that go with it.
+    """
+
+    def __init__(self, error: ApiError, lines: bytes) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.lines = lines
+
+
+class Desk(Protocol):
+    """Answers some of the views."""
+
+    async def answer(self, asked: Asked, caller: Caller, body: bytes) -> bytes:
+        """Return the body of the answer, JSON; ``body`` is what was posted.
+
+        Raises:
+            ApiError, RefusedError: it is refused.
+            LedgerError: the ledger is away: 503.
+        """
+        ...

@@ -9,7 +9,8 @@ bounded for all of them together: looking must never make a call wait.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -18,8 +19,7 @@ from uuid_utils import uuid7
 from proxy.allowances import Allowances, limits_of_models
 from proxy.clock import unix_ms
 from proxy.core.accounts import Account
-from proxy.core.catalogue import Tier
-from proxy.core.errors import ApiError, internal, rate_limited, unauthorized, unavailable
+from proxy.core.errors import ApiError, internal, rate_limited, route_not_found, unauthorized, unavailable
 from proxy.core.headers import refusal_lines
 from proxy.core.limits import Admission
 from proxy.incoming import Answer
@@ -27,11 +27,11 @@ from proxy.ledger.directory import Directory
 from proxy.ledger.errors import LedgerError
 from proxy.ledger.reading import Reader
 from proxy.limiter import Limiter, LimiterUnavailableError
-from proxy.months import Month, Months
+from proxy.months import Months
 from proxy.observer import Observer, Report
 from proxy.settings.types import Settings
 from proxy.tasks import Tasks
-from proxy.views.contract import ROUTES, Asked, View
+from proxy.views.contract import POST, ROUTES, Asked, Caller, Desk, RefusedError, View
 from proxy.views.credit import ShownCredit, credit_shown
 from proxy.views.models import ModelBodies
 from proxy.views.pace import Pace
@@ -50,16 +50,6 @@ _PRIVATE: Final = b"cache-control: no-store\r\n"
 T = TypeVar("T")
 
 
-class _Caller(msgspec.Struct, frozen=True):
-    """Who asks, and what holds for them now."""
-
-    settings: Settings
-    account: Account
-    tier: Tier
-    month: Month
-    now_ms: int
-
-
 class Views:
     """Answers views.
 
@@ -72,6 +62,7 @@ class Views:
         tasks: where a look into the ledger ends whose client has left: one that is cut would keep its snapshot.
         clock: monotonic seconds.
         is_degraded: whether limits are kept without the store that replicas share; answers then say so.
+        desks: who answers the views that are not answered here.
         read_s: how long a look into the ledger may take.
     """
 
@@ -86,6 +77,7 @@ class Views:
         clock: Callable[[], float],
         is_degraded: Callable[[], bool] = lambda: False,
         *,
+        desks: Mapping[View, Desk] = MappingProxyType({}),
         read_s: float = READ_S,
     ) -> None:
         self._settings = settings
@@ -96,6 +88,7 @@ class Views:
         self._tasks = tasks
         self._clock = clock
         self._is_degraded = is_degraded
+        self._desks = desks
         self._read_s = read_s
         self._months = Months()
         self._allowances = Allowances()
@@ -110,9 +103,9 @@ class Views:
         try:
             body = await self._view(asked, report)
             report.status = OK
-            if asked.view in {View.USAGE, View.RECEIPT}:
+            if asked.view not in {View.MODELS, View.MODEL}:
                 lines = _PRIVATE
-        except _TooOftenError as error:
+        except RefusedError as error:
             body, lines = _refused(error.error, report), error.lines
         except ApiError as error:
             body = _refused(error, report)
@@ -139,9 +132,15 @@ class Views:
         self._keep_pace(caller.account)
         if asked.view is View.USAGE:
             return await self._usage(caller, report)
-        return await self._receipt(caller, asked.name)
+        if asked.view is View.RECEIPT:
+            return await self._receipt(caller, asked.name)
+        desk = self._desks.get(asked.view)
+        if desk is None:
+            raise route_not_found()
+        posted = await asked.body() if asked.method == POST else b""
+        return await self._read(desk.answer(asked, caller, posted))
 
-    def _identify(self, token: str | None, report: Report) -> _Caller:
+    def _identify(self, token: str | None, report: Report) -> Caller:
         settings, now_ms = self._settings(), unix_ms()
         principal = self._directory.authenticate(token, now_ms) if token is not None else None
         if principal is None:
@@ -153,14 +152,15 @@ class Views:
         month = self._months.at(now_ms, account.timezone)
         report.principal, report.tier = principal, tier
         report.allowance = self._allowances.of(principal, None, tier, month, now_ms)
-        return _Caller(settings, account, tier, month, now_ms)
+        return Caller(settings, principal, tier, month, now_ms)
 
     def _keep_pace(self, account: Account) -> None:
         wait_ms = self._pace.take(account.id)
         if wait_ms:
-            raise _TooOftenError(wait_ms)
+            bound = Admission(admitted=False, now_ms=0, states=(), bound=PACED, retry_after_ms=wait_ms)
+            raise RefusedError(rate_limited(), refusal_lines(bound))
 
-    async def _usage(self, caller: _Caller, report: Report) -> bytes:
+    async def _usage(self, caller: Caller, report: Report) -> bytes:
         admission, allowance = report.admission, report.allowance
         if admission is None or allowance is None:  # what is used is not known, and unknown is not zero
             raise unavailable()
@@ -185,14 +185,14 @@ class Views:
         )
         return msgspec.json.encode(shown)
 
-    async def _credit(self, caller: _Caller) -> ShownCredit | None:
+    async def _credit(self, caller: Caller) -> ShownCredit | None:
         account = caller.account
         if not account.credit_paid_pico and not account.prepaid_only:
             return None
         facts = await self._read(self._reader.credit(account.id))
         return credit_shown(account, caller.tier, facts, caller.now_ms)
 
-    async def _receipt(self, caller: _Caller, call_id: str) -> bytes:
+    async def _receipt(self, caller: Caller, call_id: str) -> bytes:
         entry = await self._read(self._reader.entry(caller.account.id, call_id))
         if entry is None:
             raise call_not_found()
@@ -207,17 +207,19 @@ class Views:
         task = self._tasks.spawn(self._to_its_end(work), "view")
         try:
             async with asyncio.timeout(self._read_s):
-                found: T | ApiError = await asyncio.shield(task)
+                found: T | ApiError | RefusedError = await asyncio.shield(task)
         except TimeoutError:
             raise unavailable() from None
-        if isinstance(found, ApiError):
+        if isinstance(found, ApiError | RefusedError):
             raise found
         return found
 
-    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T | ApiError:
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T | ApiError | RefusedError:
         """Do it; a ledger that is away is an answer, not a failure to be logged: others have said so already."""
         try:
             return await work
+        except (ApiError, RefusedError) as refusal:
+            return refusal
         except LedgerError:
             return unavailable()
         finally:
@@ -229,15 +231,6 @@ class Views:
         if report.admission is not None and report.allowance is not None:
             lines += report.allowance.headers.lines(report.admission)
         return lines + b"X-RateLimit-Degraded: true\r\n" if self._is_degraded() else lines
-
-
-class _TooOftenError(Exception):
-    """An account looks too often: the documented 429, and when to come again."""
-
-    def __init__(self, wait_ms: int) -> None:
-        super().__init__(PACED)
-        self.error = rate_limited()
-        self.lines = refusal_lines(Admission(admitted=False, now_ms=0, states=(), bound=PACED, retry_after_ms=wait_ms))
 
 
 def _refused(error: ApiError, report: Report) -> bytes:

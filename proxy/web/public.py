@@ -7,6 +7,7 @@ What belongs here: what gateway and views are told, and answers that need neithe
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from proxy.incoming import Answer
 from proxy.settings.types import ProxySettings
 from proxy.telemetry.logs import log_failure
 from proxy.upstream.relay import ClientPort
-from proxy.views.contract import Asked
+from proxy.views.contract import BODY_BYTES_MAX, Asked
 from proxy.views.desk import Views
 from proxy.web.connections import Connections
 from proxy.web.cors import answer_lines, is_allowed, preflight_lines
@@ -196,7 +197,16 @@ class PublicListener:
             return self._gateway.serve(_Incoming(exchange, route.endpoint, started_s, settings, self.spool))
         else:
             assert route.view is not None
-            asked = Asked(route.view, route.name, _token(exchange), started_s, _client_request_id(exchange))
+            asked = Asked(
+                route.view,
+                route.name,
+                _token(exchange),
+                started_s,
+                _client_request_id(exchange),
+                exchange.method,
+                exchange.target.partition(b"?")[2],
+                partial(exchange.body, BODY_BYTES_MAX, settings.timeouts.client_body_s),
+            )
             return self._views.serve(asked)
         return _answered()
 

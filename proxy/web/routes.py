@@ -2,7 +2,7 @@
 
 What belongs here: paths and methods. What does not: what a call or a view is (core/endpoints.py, views/).
 
-A path is taken as it was sent: nothing is resolved, and only the name at its end is percent-decoded, once. What is not
+A path is taken as it was sent: nothing is resolved, and only the name in it is percent-decoded, once. What is not
 found here does not exist.
 """
 
@@ -13,10 +13,9 @@ from typing import Final
 import msgspec
 
 from proxy.core.endpoints import ENDPOINTS, Endpoint
-from proxy.views.contract import ROUTES, View
+from proxy.views.contract import LOOKS, METHODS, ROUTES, View
 from proxy.web.exchange import Exchange
 
-_LOOKS: Final = (b"GET", b"HEAD")
 _OPTIONS: Final = b"OPTIONS"
 
 
@@ -42,7 +41,7 @@ class Route(msgspec.Struct, frozen=True):
 
 
 def _of_view(view: View, name: str = "") -> Route:
-    return Route((*_LOOKS, _OPTIONS), view=view, name=name)
+    return Route((*METHODS.get(view, LOOKS), _OPTIONS), view=view, name=name)
 
 
 _TABLE: Final[Mapping[bytes, Route]] = {
@@ -52,7 +51,15 @@ _TABLE: Final[Mapping[bytes, Route]] = {
     },
     **{path.encode(): _of_view(view) for view, path in ROUTES.items() if "{" not in path},
 }
-_NAMED: Final = tuple((path.partition("{")[0].encode(), view) for view, path in ROUTES.items() if "{" in path)
+_NAMED: Final = sorted(
+    (
+        (path.partition("{")[0].encode(), path.partition("}")[2].encode(), view)
+        for view, path in ROUTES.items()
+        if "{" in path
+    ),
+    key=lambda named: -len(named[1]),
+)
+"""What stands before and after the name in a path; the longer ends are looked for first."""
 
 
 def find_route(exchange: Exchange) -> Route | None:
@@ -65,8 +72,8 @@ def find_route(exchange: Exchange) -> Route | None:
 
 
 def _named(path: bytes) -> Route | None:
-    for prefix, view in _NAMED:
-        name = path[len(prefix) :]
-        if name and path.startswith(prefix):
+    for prefix, end, view in _NAMED:
+        name = path[len(prefix) : len(path) - len(end)]
+        if name and path.startswith(prefix) and path.endswith(end):
             return _of_view(view, urllib.parse.unquote_to_bytes(name).decode("utf-8", "replace"))
     return None
