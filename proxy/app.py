@@ -26,6 +26,7 @@ from proxy.events.work import EventWork
 from proxy.gateway import Gateway
 from proxy.growth import Holds
 from proxy.ledger.accounts import new_id
+from proxy.ledger.batches.batches import Batches
 from proxy.ledger.credit import Credit
 from proxy.ledger.database import Database
 from proxy.ledger.directory import Directory
@@ -50,6 +51,7 @@ from proxy.telemetry.logs import CallLog, log_failure
 from proxy.telemetry.metrics import Metrics, sample_loop_lag
 from proxy.upstream.failures import FailureKind
 from proxy.upstream.pool import UpstreamPools
+from proxy.views.batches import BatchDesk
 from proxy.views.contract import View
 from proxy.views.desk import READ_S, Views
 from proxy.web.admin import AdminServer
@@ -242,6 +244,7 @@ class App:
             self.tasks,
             clock,
             self._is_degraded,
+            desks=dict.fromkeys((View.BATCHES, View.BATCH, View.BATCH_CANCEL), BatchDesk(Batches(self.views_database))),
         )
 
     def _new_events(self) -> EventWork:
