@@ -54,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.invoices", description=__doc__)
     parser.add_argument("--accounts", type=int, default=1_000)
     parser.add_argument("--calls", type=int, default=10_000_000, help="of the month, all accounts together")
+    parser.add_argument("--lines", type=int, default=12, help="of an invoice, 24 at most")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes that make files")
     parser.add_argument("--without-rules", action="store_true", help="the official rules are not run: what they cost")
     parser.add_argument("--only", choices=("sqlite", "postgresql"))
@@ -81,7 +82,7 @@ async def measure(name: str, url: str, options: argparse.Namespace) -> None:
     await migrate(url)
     database = Database.open(url, command_timeout_s=600)
     try:
-        await fill(database, options.accounts, options.calls)
+        await fill(database, options.accounts, options.calls, options.lines)
         settings = load_settings(Path("config"), {})
         spent: defaultdict[str, float] = defaultdict(float)
         craft = OFFICIAL if not options.without_rules else Craft(OFFICIAL.make, no_rules)
@@ -142,7 +143,7 @@ def no_rules(_xml: bytes) -> list[str]:
     return []
 
 
-async def fill(database: Database, count: int, calls: int) -> None:
+async def fill(database: Database, count: int, calls: int, lines: int) -> None:
     """Make accounts with buyers, and the sums of a month's calls."""
     rng = random.Random(1)
     starts_ms, _ = month_bounds_ms(MONTH, "Europe/Paris")
@@ -165,7 +166,7 @@ async def fill(database: Database, count: int, calls: int) -> None:
             known = await Accounts(database).named(id_)
             await Credit(database, lambda: starts_ms).add(known.id, 10**14, "top-up")
     each = calls // count
-    items = [(model, kind, cls) for model in MODELS for kind in PRICES for cls in TariffClass]
+    items = [(model, kind, cls) for cls in TariffClass for model in MODELS for kind in PRICES][:lines]
     monthly, daily = [], []
     for id_ in ids:
         for model, kind, cls in items:
