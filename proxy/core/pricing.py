@@ -4,10 +4,15 @@ What belongs here: the price book and the one function that makes a charge. What
 ``prices.yaml`` (proxy.settings) and rounding (money.py).
 """
 
+from typing import Final
+
 import msgspec
 
 from proxy.core.entries import Charge, ChargeLine
 from proxy.core.usage import TariffClass, Usage, UsageType
+
+STANDARD_IN_BATCH: Final = frozenset({UsageType.RERANK})
+"""What costs in a batch as much as everywhere, unless a version gives it a batch price: none is published for it."""
 
 
 class PriceVersion(msgspec.Struct, frozen=True):
@@ -31,12 +36,18 @@ class PriceVersion(msgspec.Struct, frozen=True):
         Raises:
             UnpricedError: neither the model nor the general list has a price.
         """
+        price = self._written_pico(model, usage_type, tariff_class)
+        if price is None and tariff_class is TariffClass.BATCH and usage_type in STANDARD_IN_BATCH:
+            price = self._written_pico(model, usage_type, TariffClass.STANDARD)
+        if price is None:
+            raise UnpricedError(f"no {tariff_class} price for {usage_type} of {model} in version {self.id}")
+        return price
+
+    def _written_pico(self, model: str, usage_type: UsageType, tariff_class: TariffClass) -> int | None:
         own = self.model_prices_pico
         price = own.get((model, usage_type, tariff_class)) if own else None
         if price is None:
             price = self.unit_prices_pico.get((usage_type, tariff_class))
-        if price is None:
-            raise UnpricedError(f"no {tariff_class} price for {usage_type} of {model} in version {self.id}")
         return price
 
     def rate(self, model: str, usage: Usage, tariff_class: TariffClass) -> Charge:

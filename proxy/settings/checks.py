@@ -11,9 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
+from proxy.core.batches.lines import BATCH_ENDPOINTS
 from proxy.core.calls.priority import PRIORITY_SIGNS
 from proxy.core.endpoints import ROUTE_USAGE_TYPES
-from proxy.core.pricing import PriceBook, PriceVersion
+from proxy.core.pricing import STANDARD_IN_BATCH, PriceBook, PriceVersion
 from proxy.core.usage import TariffClass, UsageType
 from proxy.settings.document import Document
 from proxy.settings.files import (
@@ -30,11 +31,12 @@ from proxy.settings.mistakes import KeyPath, did_you_mean, shown
 from proxy.settings.seller_file import SellerFile
 from proxy.settings.types import ProxySettings
 
+_IN_BATCHES: Final = {kind for endpoint in BATCH_ENDPOINTS.values() for kind in endpoint.usage_types}
 PRICED: Final[Mapping[TariffClass, tuple[UsageType, ...]]] = {
     TariffClass.STANDARD: tuple(UsageType),
-    TariffClass.BATCH: (UsageType.INPUT, UsageType.CACHED_INPUT, UsageType.OUTPUT, UsageType.REASONING),
+    TariffClass.BATCH: tuple(kind for kind in UsageType if kind in _IN_BATCHES - STANDARD_IN_BATCH),
 }
-"""What every price version must price. Rerank and audio have no batch price: no batches of them."""
+"""What every price version must price: everything, and of batches what their lines can use."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 

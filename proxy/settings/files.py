@@ -150,7 +150,7 @@ class PriceVersionEntry(msgspec.Struct, frozen=True):
         Rates,
         Meta(
             description="Batch prices: input, cached_input, output and reasoning must be there. "
-            "A usage type without a batch price cannot be used in a batch."
+            "Rerank without a batch price costs in a batch what it costs in standard. Audio cannot be in a batch."
         ),
     ]
     models: Annotated[

@@ -207,7 +207,7 @@ def test_a_usage_type_without_a_price_is_told(url):
     async def insert() -> None:
         database = Database.open(url)
         await Ledger(database).insert(
-            [entry("a-batch", used=[(UsageType.RERANK, 5)], tariff_class=TariffClass.BATCH, account_id="acc_z")]
+            [entry("a-batch", used=[(UsageType.AUDIO_MINUTES, 5)], tariff_class=TariffClass.BATCH, account_id="acc_z")]
         )
         await database.close()
 
@@ -215,7 +215,7 @@ def test_a_usage_type_without_a_price_is_told(url):
     result = run(MONTH)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
-        "account acc_z: version 2025-01 has no batch price for rerank of gpt-oss:120b, which call a-batch used\n"
+        "account acc_z: version 2025-01 has no batch price for audio_minutes of gpt-oss:120b, which call a-batch used\n"
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from proxy.core.money import PICO_PER_EURO
-from proxy.core.pricing import PriceBook, UnpricedError
+from proxy.core.pricing import PriceBook, PriceVersion, UnpricedError
 from proxy.core.usage import Quantity, Source, TariffClass, Usage, UsageType
 from proxy.settings.loader import load_settings
 
@@ -147,11 +147,29 @@ def test_a_time_before_the_first_version_has_no_price(book: PriceBook):
         book.version_at(book.versions[0].effective_from_ms - 1)
 
 
-@pytest.mark.parametrize("kind", [UsageType.RERANK, UsageType.AUDIO_MINUTES])
-def test_a_usage_type_without_a_batch_price_is_refused_and_not_free(book: PriceBook, kind: UsageType):
-    usage = Usage((Quantity(kind, 1),))
-    with pytest.raises(UnpricedError, match=f"no batch price for {kind}"):
+def test_a_usage_type_without_a_batch_price_is_refused_and_not_free(book: PriceBook):
+    usage = Usage((Quantity(UsageType.AUDIO_MINUTES, 1),))
+    with pytest.raises(UnpricedError, match="no batch price for audio_minutes"):
         book.versions[0].rate("any", usage, TariffClass.BATCH)
+
+
+@pytest.mark.parametrize("kind", [UsageType.INPUT, UsageType.CACHED_INPUT, UsageType.OUTPUT, UsageType.REASONING])
+def test_tokens_with_a_published_batch_price_never_cost_the_standard_one_for_want_of_it(kind: UsageType):
+    version = PriceVersion("v", 0, {(kind, TariffClass.STANDARD): 8})
+    with pytest.raises(UnpricedError, match=f"no batch price for {kind}"):
+        version.unit_price_pico("any", kind, TariffClass.BATCH)
+
+
+def test_rerank_in_a_batch_costs_the_standard_price_until_a_version_gives_it_one(book: PriceBook):
+    shipped, priced, _ = book.versions
+    rerank, standard, batch = UsageType.RERANK, TariffClass.STANDARD, TariffClass.BATCH
+    (line,) = shipped.rate("any", Usage((Quantity(rerank, 3),)), batch).lines
+    assert (line.unit_price_pico, line.cost_pico) == (4_000_000, 12_000_000)
+    assert priced.unit_price_pico("any", rerank, batch) == 100_000
+    own = PriceVersion("v", 0, shipped.unit_prices_pico, {("m", rerank, standard): 3})
+    assert own.unit_price_pico("m", rerank, batch) == 3
+    both = PriceVersion("v", 0, shipped.unit_prices_pico | {(rerank, batch): 2}, own.model_prices_pico)
+    assert both.unit_price_pico("m", rerank, batch) == 2
 
 
 def test_a_model_price_wins_even_when_it_is_zero(book: PriceBook):

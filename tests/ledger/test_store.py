@@ -3,19 +3,22 @@
 import asyncio
 import random
 from collections import Counter, defaultdict
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from proxy.core.entries import Outcome
 from proxy.core.limits import Limit, LimitKind, Stamp
 from proxy.core.pricing import PriceBook, PriceVersion
-from proxy.core.usage import Source, TariffClass, UsageType
+from proxy.core.usage import Quantity, Source, TariffClass, Usage, UsageType
 from proxy.ledger import prices, schema
 from proxy.ledger.database import Database
 from proxy.ledger.errors import LedgerRefusedError, PriceVersionConflictError
 from proxy.ledger.migrations import migrate
 from proxy.ledger.store import Ledger, MonthUsage, UsageLine
 from proxy.limiter import Seed
+from proxy.settings.loader import load_settings
 from tests.ledger.support import NOON_MS, charge, entry, rows_of
 
 STANDARD, BATCH = TariffClass.STANDARD, TariffClass.BATCH
@@ -354,3 +357,23 @@ async def test_a_version_that_was_used_cannot_change(database, clock, changed):
     await again.check_prices(PriceBook((version(), version("2026-02", price=2))))
     with pytest.raises(PriceVersionConflictError, match="2026-01"):
         await again.check_prices(PriceBook((changed,)))
+
+
+async def test_a_ledger_that_keeps_the_shipped_prices_from_before_batches_takes_lines_of_batches(database, clock):
+    kept = (
+        '{"unit_prices_pico":[["audio_minutes","standard",10000000000],["cached_input","batch",900000],'
+        '["cached_input","standard",1800000],["input","batch",900000],["input","standard",1800000],'
+        '["output","batch",4000000],["output","standard",8000000],["reasoning","batch",4000000],'
+        '["reasoning","standard",8000000],["rerank","standard",4000000]],"model_prices_pico":[]}'
+    )
+    row = {"id": "2025-01", "effective_from_ms": 1_735_686_000_000, "prices": kept, "recorded_ms": 0}
+    async with database.write() as connection:
+        await connection.execute(database.insert(schema.price_versions), [row])
+    book = load_settings(Path("config"), {}).prices
+    ledger = Ledger(database, book=book, clock_ms=clock)
+    await ledger.check_prices(book)
+    charge = book.versions[0].rate("any", Usage((Quantity(UsageType.RERANK, 5),)), BATCH)
+    line = msgspec.structs.replace(entry(version="2025-01"), tariff_class=BATCH, charge=charge)
+    assert await ledger.insert([line])
+    assert [row["prices"] for row in await rows_of(database, schema.price_versions)] == [kept]
+    assert [row["rerank_cost_pico"] for row in await rows_of(database, schema.entries)] == [20_000_000]

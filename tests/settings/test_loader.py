@@ -83,6 +83,7 @@ def test_the_shipped_prices_are_the_documented_ones(shipped):
     batch = {kind: price for (kind, tariff), price in version.unit_prices_pico.items() if tariff is BATCH}
     tokens = (UsageType.INPUT, UsageType.CACHED_INPUT, UsageType.OUTPUT, UsageType.REASONING)
     assert batch == {kind: standard[kind] // 2 for kind in tokens}
+    assert version.unit_price_pico("any", UsageType.RERANK, BATCH) == standard[UsageType.RERANK]
 
 
 def test_the_shipped_models_are_those_of_the_documentation(shipped):
