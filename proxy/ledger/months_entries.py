@@ -19,7 +19,7 @@ from proxy.clock import unix_ms
 from proxy.core.accounts import Account, Key
 from proxy.core.calendar import month_bounds_ms
 from proxy.core.levels import Overridable, Override
-from proxy.core.usage import UsageType
+from proxy.core.usage import TariffClass, UsageType
 from proxy.ledger.accounts import ACCOUNTS, account_of, find_account
 from proxy.ledger.database import Database
 from proxy.ledger.keys import key_of
@@ -129,13 +129,17 @@ class MonthsEntries:
         )
 
     async def calls(self, holder: Holder, month: str) -> AsyncGenerator[Sequence[SettledCall], None]:
-        """Yield an account's calls in the order of their admission, those before the month that still count first."""
+        """Yield an account's calls in the order of their admission, those before the month that still count first.
+
+        Lines of batches count in no window: none of those before it is among them.
+        """
         table, starts_ms = entries.c, holder.month_starts_ms
         before = _CALLS.where(
             table.account_id == holder.account.id,
             table.month < month,
             table.settled_ms > starts_ms - WINDOW_MAX_MS,
             table.settled_ms < starts_ms + FLIGHT_MAX_MS,
+            table.tariff_class != TariffClass.BATCH.value,
         )
         within = _CALLS.where(table.account_id == holder.account.id, table.month == month)
         async with self._database.read() as connection:

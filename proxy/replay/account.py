@@ -7,6 +7,8 @@ What belongs here: the order of what happens, and counting it. What does not: th
   in one millisecond, settlements come first.
 - It holds what it used, or a stated cap: what it could have used is in no entry. A heartbeat is taken for granted.
 - Calls from before the month count in its windows, and hold, as they were: none of them is refused.
+- A line of a batch was admitted with its batch, and counts in budgets only; it is settled there and then, for it ran
+  whenever there was room.
 - A refused call leaves no trace, and is gone; or it is tried again at Retry-After, as SDKs do, up to a minute away.
 """
 
@@ -20,6 +22,7 @@ from proxy.core.headers import RETRY_SOON_MS, wait_of
 from proxy.core.limit_names import BUDGET_NAMES
 from proxy.core.limits import Admission
 from proxy.core.quotas import Allowance
+from proxy.core.usage import TariffClass
 from proxy.ledger.months_entries import Holder, SettledCall
 from proxy.months import Months
 from proxy.replay.proposal import Proposal, Room, Rooms, output_tokens
@@ -146,7 +149,9 @@ class AccountReplay:
 
     def _try(self, call: SettledCall, at_ms: int, tries: int) -> None:
         is_before = call.month != self._month
-        room = self._rooms.of(call, self._months.at(at_ms, self._timezone), at_ms, is_open=is_before)
+        is_line = call.tariff_class == TariffClass.BATCH
+        month = self._months.at(at_ms, self._timezone)
+        room = self._rooms.of(call, month, at_ms, is_open=is_before, is_line=is_line)
         allowance = room.allowance
         tokens, cost_pico, held_pico = output_tokens(call), 0, 0
         if not is_before:
@@ -157,7 +162,7 @@ class AccountReplay:
         needs = allowance.needs(tokens, held_pico)
         answer = self._state.admit(call.call_id, allowance.limits, needs, at_ms)
         if answer.admitted:
-            length_ms = call.settled_ms - call.admitted_ms
+            length_ms = 0 if is_line else call.settled_ms - call.admitted_ms
             amounts = allowance.amounts(output_tokens(call), cost_pico)
             self._await(_Flight(call.call_id, allowance, amounts, at_ms + length_ms), at_ms)
         if is_before:

@@ -14,7 +14,7 @@ from proxy.core.accounts import Key, Principal
 from proxy.core.catalogue import Model, Tier
 from proxy.core.endpoints import ROUTE_USAGE_TYPES
 from proxy.core.levels import Override, with_overrides
-from proxy.core.limits import UNLIMITED, Limit
+from proxy.core.limits import UNLIMITED, Limit, LimitKind
 from proxy.core.quotas import UNLIMITED_NANO, Allowance, limits_of
 from proxy.core.usage import UsageType
 from proxy.core.windows import Key as LimitKey
@@ -109,13 +109,13 @@ class Rooms:
         self._principals: dict[str, Principal] = {}
         self._until_ms = 0
         self._overrides: tuple[Override, ...] = ()
-        self._rooms: dict[tuple[int, bool], tuple[Allowance, Room]] = {}
+        self._rooms: dict[tuple[int, bool, bool], tuple[Allowance, Room]] = {}
         held = holder.tiers if proposal.tier is None else (proposal.tier,)
         tiers = [proposal.tiers[tier] for tier in held if tier in proposal.tiers]
         self._first = tiers[0] if tiers else None
         self._counting = _windows_ever(holder, tiers)
 
-    def of(self, call: SettledCall, month: Month, at_ms: int, *, is_open: bool) -> Room:
+    def of(self, call: SettledCall, month: Month, at_ms: int, *, is_open: bool, is_line: bool) -> Room:
         """Return what a call must fit into.
 
         Args:
@@ -123,6 +123,7 @@ class Rooms:
             month: that it is tried in.
             at_ms: when, Unix milliseconds; never before that of the last call.
             is_open: whether everything counts, and nothing refuses: it was made before the month.
+            is_line: whether it is a line of a batch, which budgets count and no window.
         """
         if at_ms >= self._until_ms:
             self._renew(at_ms)
@@ -130,25 +131,27 @@ class Rooms:
         model = self._proposal.models.get(call.model)
         tier = (self._first if is_open else None) or self._proposal.tier_of(call)
         allowance = self._allowances.of(principal, model, tier, month, at_ms)
-        made = self._rooms.get((id(allowance), is_open))
+        place = (id(allowance), is_open, is_line)
+        made = self._rooms.get(place)
         if made is None or made[0] is not allowance:
             if len(self._rooms) >= _REMEMBERED_MAX:
                 self._rooms.clear()
-            made = self._rooms[id(allowance), is_open] = (allowance, self._room(allowance, is_open=is_open))
+            made = self._rooms[place] = (allowance, self._room(allowance, is_open=is_open, is_line=is_line))
         return made[1]
 
-    def _room(self, allowance: Allowance, *, is_open: bool) -> Room:
-        own = {key_of(limit) for limit in allowance.limits}
-        behind = tuple(limit for key, limit in self._counting.items() if key not in own)
+    def _room(self, allowance: Allowance, *, is_open: bool, is_line: bool) -> Room:
+        limits = tuple(_budgets(allowance.limits)) if is_line else allowance.limits
+        own = {key_of(limit) for limit in limits}
+        behind = () if is_line else tuple(limit for key, limit in self._counting.items() if key not in own)
         if is_open:
-            return Room(Allowance.of((*map(_unlimited, allowance.limits), *behind)), ())
-        capacities = [limit.capacity if limit.shadow is None else limit.shadow for limit in allowance.limits]
+            return Room(Allowance.of((*map(_unlimited, limits), *behind)), ())
+        capacities = [limit.capacity if limit.shadow is None else limit.shadow for limit in limits]
         watched = tuple(
             (place, limit.name, capacity)
-            for place, (limit, capacity) in enumerate(zip(allowance.limits, capacities, strict=True))
+            for place, (limit, capacity) in enumerate(zip(limits, capacities, strict=True))
             if capacity < UNLIMITED_NANO
         )
-        return Room(Allowance.of((*allowance.limits, *behind)) if behind else allowance, watched)
+        return Room(Allowance.of((*limits, *behind)), watched)
 
     def _principal(self, key_id: str) -> Principal:
         if len(self._principals) >= _REMEMBERED_MAX:
@@ -184,6 +187,10 @@ def _windows_ever(holder: Holder, tiers: Sequence[Tier]) -> dict[LimitKey, Limit
 
 def _windows(limits: Iterable[Limit]) -> Iterable[Limit]:
     return (limit for limit in limits if limit.window_s)
+
+
+def _budgets(limits: Iterable[Limit]) -> Iterable[Limit]:
+    return (limit for limit in limits if limit.kind is LimitKind.BUDGET)
 
 
 def _unlimited(limit: Limit) -> Limit:

@@ -21,6 +21,7 @@ from tests.replay.living import BOOK, DEAR, HOUR_MS, MODELS, OCTOBER_MS, OLD, st
 FREE = Tier("t", "T", None, None, None, None)
 HOUR = "output_tokens_hour"
 MINUTE_MS = 60_000
+BATCH_TOO = {**OLD.unit_prices_pico, (UsageType.OUTPUT, TariffClass.BATCH): 4_000_000}
 
 
 def call(at_ms: int, tokens: int = 10, length_ms: int = 500, **changes) -> SettledCall:
@@ -86,6 +87,44 @@ def test_the_budget_is_spent_at_the_proposed_prices():
     )
     sums = replayed(calls, tier, rating=dear).sums
     assert (sums.refused, sums.lost_pico, sums.proposed_pico) == ({"budget_month": 1}, 900_000_000, 900_000_000)
+
+
+@pytest.mark.parametrize(
+    "limit", [{"output_tokens_hour": 150}, {"output_tokens_day": 150}, {"requests": 1}, {"calls_in_flight": 1}], ids=str
+)
+def test_a_line_of_a_batch_is_in_no_window_whatever_it_used(limit):
+    day_ms = 24 * HOUR_MS
+    lines = [call(at, 1_000, day_ms, number=at, tariff_class="batch", cost_pico=0) for at in (0, 0, 500, 700)]
+    rates = Rating(PriceBook((PriceVersion("v", 0, BATCH_TOO),)))
+    report = replayed([*lines[:3], call(600, 100, 50), lines[3]], stricter(FREE, **limit), rating=rates)
+    assert (report.sums.calls, report.sums.refused, report.sums.delayed) == (5, {}, 0)
+    assert report.sums.proposed_pico == 4 * 1_000 * 4_000_000 + 100 * 8_000_000
+    (name,) = limit
+    assert report.peaks[name].amount == (100 if "tokens" in name else 1)
+
+
+def test_a_line_of_a_batch_is_in_the_budget_from_the_instant_at_which_its_batch_was_made():
+    rates = Rating(PriceBook((PriceVersion("v", 0, BATCH_TOO),)))
+    tier = stricter(FREE, monthly_limit_pico=200 * 4_000_000, output_tokens_hour=10)
+    lines = [call(at, 100, 20 * HOUR_MS, number=at, tariff_class="batch") for at in (0, 1, 2)]
+    report = replayed([*lines, call(1_000, 1)], tier, rating=rates)
+    assert report.sums.refused == {"budget_month": 2}
+    assert report.peaks["budget_month"] == Peak(800_000, 800_000)
+    assert report.sums.lost_pico == 100 * 4_000_000 + 8_000_000
+
+
+def test_a_line_of_a_batch_from_before_the_month_is_nothing_to_it():
+    tier = stricter(FREE, output_tokens_hour=1_000, calls_in_flight=1)
+    before = call(-3_000, 900, HOUR_MS, month="2026-09", tariff_class="batch")
+    assert replayed([before, call(1_000, 900)], tier).sums == replayed([call(1_000, 900)], tier).sums
+
+
+def test_lines_of_a_long_batch_are_no_work_while_they_wait():
+    replay = replay_of(rating=Rating(PriceBook((PriceVersion("v", 0, BATCH_TOO),))))
+    for at in range(3):
+        replay.play(call(at, 100, 24 * HOUR_MS, number=at, tariff_class="batch"))
+    replay.play(call(3))
+    assert len(replay._events) == 1
 
 
 def test_a_limit_in_shadow_refuses_nothing_and_says_what_it_would_have():

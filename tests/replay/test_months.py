@@ -9,6 +9,7 @@ import pytest
 from proxy.core.calendar import month_bounds_ms
 from proxy.core.entries import Charge, ChargeLine, Entry, Outcome
 from proxy.core.levels import Overridable, Override
+from proxy.core.pricing import PriceBook, PriceVersion
 from proxy.core.usage import Source, TariffClass, UsageType
 from proxy.ledger.accounts import Accounts
 from proxy.ledger.errors import UnknownAccountError
@@ -21,7 +22,7 @@ from proxy.replay.proposal import Proposal, ProposalError
 from proxy.replay.rating import Rating
 from proxy.replay.report import Simulation
 from tests.ledger.support import Clock
-from tests.replay.living import BOOK, DAY_MS, HOUR_MS, LARGE, MODELS, OCTOBER_MS, SMALL, Life, stricter
+from tests.replay.living import BOOK, DAY_MS, HOUR_MS, LARGE, MODELS, OCTOBER_MS, PRICES, SMALL, Life, stricter
 
 TIERS = {"small": SMALL, "large": LARGE}
 HOUR_NAME = "output_tokens_hour"
@@ -147,6 +148,24 @@ async def test_tiers_that_accounts_hold_and_the_proposal_lacks_are_named_with_th
         await replayed(database, tiers={"small": SMALL})
     assert error.value.holders == {"gone": ["idle"], "large": ["far"]}
     assert (await replayed(database, tiers={"small": SMALL}, tier="small")).totals.calls > 0
+
+
+async def test_lines_of_batches_are_in_the_month_of_their_batch_and_in_no_window(database):
+    account = await Accounts(database, Clock(OCTOBER_MS - DAY_MS)).create("acme", "small")
+    about = {"account_id": account.id, "tier": "small"}
+    lines = [
+        entry_at(at_ms, at, tokens=900, tariff_class=TariffClass.BATCH, settled_ms=OCTOBER_MS + HOUR_MS, **about)
+        for at, at_ms in enumerate((OCTOBER_MS - 1, OCTOBER_MS, OCTOBER_MS))
+    ]
+    lines[0] = msgspec.structs.replace(lines[0], month="2026-09")
+    await Ledger(database).insert([*lines, entry_at(OCTOBER_MS + 2 * HOUR_MS - 1, 9, tokens=900, **about)])
+    prices = {**PRICES, (UsageType.OUTPUT, TariffClass.BATCH): 4_000_000}
+    rating = Rating(PriceBook((PriceVersion("v", 0, prices),)))
+    tiers = {"small": stricter(SMALL, output_tokens_hour=900, requests=1, calls_in_flight=1)}
+    (report,) = (await replayed(database, tiers=tiers, rating=rating)).accounts
+    assert (report.sums.calls, report.sums.refused) == (3, {})
+    assert report.sums.proposed_pico == 2 * 900 * 4_000_000 + 900 * 8_000_000
+    assert report.peaks[HOUR_NAME].amount == 900
 
 
 async def test_what_has_no_price_is_told_with_its_account(database):
