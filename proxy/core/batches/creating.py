@@ -4,10 +4,9 @@ What belongs here: the documented parameters, checked, and the documented refusa
 a file or batch (ledger/batches/).
 """
 
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
-from msgspec import Meta
 
 from proxy.core.batches.lines import BATCH_ENDPOINTS
 from proxy.core.batches.objects import Batch
@@ -26,13 +25,7 @@ class WantedBatch(msgspec.Struct):
     input_file_id: str
     endpoint: str
     completion_window: str
-    metadata: (
-        dict[
-            Annotated[str, Meta(max_length=METADATA_KEY_CHARS_MAX)],
-            Annotated[str, Meta(max_length=METADATA_VALUE_CHARS_MAX)],
-        ]
-        | None
-    ) = None
+    metadata: dict[str, str] | None = None
     output_expires_after: dict[str, Any] | None = None
 
 
@@ -59,11 +52,17 @@ def wanted_batch(body: bytes) -> WantedBatch:
         raise _wrong("endpoint")
     if wanted.completion_window != COMPLETION_WINDOW:
         raise _wrong("completion_window")
-    if wanted.metadata is not None and len(wanted.metadata) > METADATA_MAX:
+    if wanted.metadata is not None and not _is_short(wanted.metadata):
         raise _wrong("metadata")
     if wanted.output_expires_after is not None:
         raise _wrong("output_expires_after")
     return wanted
+
+
+def _is_short(metadata: dict[str, str]) -> bool:
+    return len(metadata) <= METADATA_MAX and all(
+        len(key) <= METADATA_KEY_CHARS_MAX and len(value) <= METADATA_VALUE_CHARS_MAX for key, value in metadata.items()
+    )
 
 
 def no_input_file() -> ApiError:
