@@ -10,7 +10,7 @@ those with a model: its name says which, its scope says whose.
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from sqlalchemy import ColumnElement, func, or_, select, true
+from sqlalchemy import ColumnElement, and_, func, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.entries import Entry
@@ -18,6 +18,7 @@ from proxy.core.limit_names import KEY_NAMES, MODEL_NAMES, model_of_scope
 from proxy.core.limits import Limit, Measure, Stamp
 from proxy.core.money import nano_from_pico_up
 from proxy.core.usage import TariffClass
+from proxy.ledger.batch_schema import batch_blocks, batch_lines, batches
 from proxy.ledger.rows import output_tokens
 from proxy.ledger.schema import entries, keys, rollups_monthly
 
@@ -122,14 +123,29 @@ def _bucket_ms(limit: Limit) -> int:
 async def latest_calls(
     connection: AsyncConnection, account_id: str, missing: Iterable[Entry], since_ms: int
 ) -> tuple[str, ...]:
-    """Return the ids of what was settled after ``since_ms``: of many the latest, in rising order."""
+    """Return the ids of what a limiter may yet be told of: it is in the sums.
+
+    Calls that were settled after ``since_ms``, of many the latest, in rising order. Before them the lines of batches
+    whose segment is unsettled, however long ago that was; of other lines no limiter is told again.
+    """
     table = entries.c
     rows = await connection.execute(
         select(table.settled_ms, table.call_id)
         .where(table.account_id == account_id, table.settled_ms > since_ms)
+        .where(table.tariff_class != TariffClass.BATCH.value)
         .order_by(table.settled_ms.desc(), table.call_id.desc())
         .limit(_CALLS_MAX)
     )
     settled = [(settled_ms, call_id) for settled_ms, call_id in rows]
     settled += [(entry.settled_ms, entry.call_id) for entry in missing if entry.settled_ms > since_ms]
-    return tuple(call_id for _, call_id in sorted(settled)[-_CALLS_MAX:])
+    lines = await connection.execute(
+        select(batch_lines.c.call_id)
+        .join(batches, batches.c.id == batch_lines.c.batch_id)
+        .join(
+            batch_blocks,
+            and_(batch_blocks.c.batch_id == batches.c.id, batch_blocks.c.unsettled == batch_lines.c.segment),
+        )
+        .where(batches.c.account_id == account_id)
+        .order_by(batch_lines.c.call_id)
+    )
+    return (*lines.scalars(), *(call_id for _, call_id in sorted(settled)[-_CALLS_MAX:]))

@@ -206,7 +206,8 @@ class Ledger:
         could only add a nano-euro a call. Windows get one amount for each of their buckets, stamped at the
         newest in it, so what is seeded never ages out early. A limit of a key or a model counts its own
         entries. Counted are the ledger and this process's outbox; what other replicas have not shipped yet is
-        not. Named are the calls of the last ten minutes, the latest 4,096 at most, in rising order of settlement.
+        not. Named are the lines of batches whose segment is unsettled, and the calls of the last ten minutes, the
+        latest 4,096 at most, in rising order of settlement.
 
         Raises:
             LedgerUnavailableError: the database does not answer.

@@ -5,17 +5,18 @@ does not: asking (scraping.py).
 
 A server's counters are never below what was charged: entries above them are drift. They may be above: a stream that is
 left goes on for some tokens until the server notices, a prompt with several choices is counted once for each, what an
-upstream failed is not charged, and others may ask the server directly. How much of that is too much is a tolerance.
+upstream failed is not charged, nor what was made of a line of a batch before it gave its place up, and others may ask
+the server directly. How much of that is too much is a tolerance.
 """
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
 
 from proxy.core.catalogue import Engine, Model, Upstream
-from proxy.core.usage import UsageType
+from proxy.core.usage import TariffClass, UsageType
 from proxy.ledger.totals import Served
 from proxy.ledger.totals import Source as ServedBy
 from proxy.reconciling.findings import (
@@ -152,6 +153,7 @@ async def compare_engine(
         return not_compared(Source.ENGINES, f"{server.url} has begun again meanwhile")
     gathering = Gathering(Source.ENGINES, threshold)
     by_label = _by_label(server, served)
+    in_batches = {label for by, label in _ours(server, served) if by.tariff_class is TariffClass.BATCH}
     running = before.running + after.running > 0
     for kind, types in _KINDS.items():
         for label in sorted(by_label.keys() | after.tokens[kind].keys()):
@@ -167,7 +169,9 @@ async def compare_engine(
                 allowed += UNHEARD_TOKENS_MAX * sums.unfinished
             subject = Subject(place=server.url, model=label, usage_type=kind)
             difference = Difference(subject, Unit.UNITS, Span(charged, charged + allowed), counted)
-            why, unclear = _judged(kind, difference.drift, estimated, sums, running=running)
+            why, unclear = _judged(
+                kind, difference.drift, estimated, sums, running=running, in_batches=label in in_batches
+            )
             gathering.compare(msgspec.structs.replace(difference, why=why), unclear=unclear)
     gathering.notes.append(f"{server.url}: tokens since it began against the entries that it has served since")
     if server.unheard:
@@ -177,13 +181,19 @@ async def compare_engine(
 
 def _by_label(server: Server, served: Mapping[ServedBy, Served]) -> dict[str, Served]:
     found: defaultdict[str, Served] = defaultdict(Served)
-    for by, sums in served.items():
-        if by.upstream in server.upstreams:
-            found[server.labels.get(by.model, by.model)].add(sums)
+    for by, label in _ours(server, served):
+        found[label].add(served[by])
     return dict(found)
 
 
-def _judged(kind: str, drift: int, estimated: int, sums: Served, *, running: bool) -> tuple[str, bool]:
+def _ours(server: Server, served: Iterable[ServedBy]) -> Iterator[tuple[ServedBy, str]]:
+    """Yield what a server has served, each with its name for the model."""
+    return ((by, server.labels.get(by.model, by.model)) for by in served if by.upstream in server.upstreams)
+
+
+def _judged(
+    kind: str, drift: int, estimated: int, sums: Served, *, running: bool, in_batches: bool
+) -> tuple[str, bool]:
     """Return why a server may have counted more (+) or less (-) than was charged, and whether that is unclear."""
     if drift < 0:
         if -drift <= estimated:
@@ -195,6 +205,8 @@ def _judged(kind: str, drift: int, estimated: int, sums: Served, *, running: boo
         return "several choices count a prompt each; calls that were not charged; or who asks the server directly", True
     if sums.unbilled:
         return "calls that the server failed are not charged", True
+    if in_batches:
+        return "lines of batches that gave their place up were run again", True
     return "calls that were not charged, or who asks the server directly", False
 
 

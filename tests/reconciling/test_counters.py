@@ -273,6 +273,20 @@ async def test_more_is_unclear_while_calls_run_where_upstreams_failed_and_of_pro
     assert "several choices" in finding.unclear[0].why
 
 
+async def test_more_is_unclear_where_lines_of_batches_ran_which_give_their_place_up():
+    calls = served(3, input=120, output=1050)
+    (standard,) = calls
+    line = ServedBy(standard.upstream, standard.model, TariffClass.BATCH)
+    entries = {**calls, line: served(1, output=100)[standard]}
+    assert (await held(engine(120, 1150), entries)).status is Status.AGREES
+    finding = await held(engine(120, 1151), entries)
+    assert finding.status is Status.UNCLEAR
+    assert "run again" in finding.unclear[0].why
+    assert (await held(engine(120, 1149), entries)).status is Status.DRIFTS
+    elsewhere = {**calls, ServedBy("elsewhere", "m", TariffClass.BATCH): served(1, output=100)[standard]}
+    assert (await held(engine(120, 1051), elsewhere)).status is Status.DRIFTS
+
+
 async def test_entries_of_other_servers_are_not_counted_and_audio_is_not_compared():
     others = served(3, input=120, output=1050, upstream="elsewhere")
     assert (await held(engine(0, 0), others)).status is Status.AGREES
