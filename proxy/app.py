@@ -5,15 +5,14 @@ and of draining, signals. What does not: how anything is done.
 """
 
 import asyncio
-import gc
 import signal
-import ssl
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import structlog
 
+from proxy.batch_work import BatchWork, Serving
 from proxy.billing.room import CreditRoom
 from proxy.clock import unix_ms
 from proxy.core.endpoints import ENDPOINTS
@@ -23,10 +22,10 @@ from proxy.counting import Counting
 from proxy.events.delivery import Delivery, Result
 from proxy.events.watcher import Watcher
 from proxy.events.work import EventWork
+from proxy.garbage import settle_garbage
 from proxy.gateway import Gateway
 from proxy.growth import Holds
 from proxy.ledger.accounts import new_id
-from proxy.ledger.batches.batches import Batches
 from proxy.ledger.credit import Credit
 from proxy.ledger.database import Database
 from proxy.ledger.directory import Directory
@@ -51,12 +50,12 @@ from proxy.telemetry.logs import CallLog, log_failure
 from proxy.telemetry.metrics import Metrics, sample_loop_lag
 from proxy.upstream.failures import FailureKind
 from proxy.upstream.pool import UpstreamPools
-from proxy.views.batches import BatchDesk
 from proxy.views.contract import View
 from proxy.views.desk import READ_S, Views
 from proxy.web.admin import AdminServer
 from proxy.web.finance import finance_routes
 from proxy.web.public import PublicListener, stream_head
+from proxy.web.tls import tls_context
 
 _log = structlog.get_logger(__name__)
 
@@ -129,21 +128,9 @@ class App:
         self.settlement = Settlement(self.outbox, self.limiter, self.tasks, proxy.limiter.heartbeat_s, log_failure)
         self.holds = Holds(self.limiter, proxy.limiter, self.tasks, clock)
         self.counting = Counting()
-        self.gateway = Gateway(
-            lambda: self._holder.current,
-            self.directory,
-            self.limiter,
-            self.pools,
-            self.settlement,
-            self.holds,
-            observer,
-            self.tasks,
-            self.counting,
-            CreditRoom(Credit(self.database), self.tasks, unix_ms),
-            clock,
-            stream_head,
-            self._is_degraded,
-        )
+        credit_room = CreditRoom(Credit(self.database), self.tasks, unix_ms)
+        self.gateway = self._new_gateway(observer, credit_room, clock)
+        self.batch_work = await self._open_batch_work(place, observer, credit_room, clock)
         self.views = self._new_views(place, observer, clock)
         self.public = PublicListener(self.gateway, self.views, lambda: self._holder.current.proxy, clock)
         self.events = self._new_events()
@@ -158,16 +145,17 @@ class App:
         self._watch(self.pools.watch(), "pools")
         self._watch(self.settlement.beat(), "heartbeat")
         self._watch(self.events.run(), "events")
+        self._watch(self.batch_work.run(), "batches")
         self._watch(sample_loop_lag(self.metrics.loop_lag), "loop-lag")
         await self.admin.start()
         host, _, port = proxy.listen.rpartition(":")
         self.port = await self.public.start(
             host.strip("[]"),
             int(port),
-            _tls_context(proxy.tls_certificate, proxy.tls_key),
+            tls_context(proxy.tls_certificate, proxy.tls_key),
             reuse_port=self._workers > 1,
         )
-        _settle_garbage()
+        settle_garbage()
         _log.info("listening", address=f"{host}:{self.port}", admin=self._admin_listen or proxy.admin_listen)
 
     async def close(self) -> None:
@@ -175,7 +163,7 @@ class App:
         self.draining = self.gateway.draining = True
         self.pools.queue.drain()
         timeouts = self._holder.current.proxy.timeouts
-        await self.public.close(timeouts.drain_s)
+        await asyncio.gather(self.public.close(timeouts.drain_s), self.batch_work.drain(timeouts.drain_s))
         late = await self.tasks.drain(timeouts.drain_s)
         for watcher in self._watchers:
             watcher.cancel()
@@ -187,6 +175,7 @@ class App:
         await self.events.close()
         await self.directory.close()
         await self.outbox.close()
+        await self.batch_work.close()
         await self.views_database.close()
         await self.database.close()
         await self.admin.close()
@@ -232,6 +221,23 @@ class App:
             hold_ttl_ms=hold_ttl_ms,
         )
 
+    def _new_gateway(self, observer: Observer, credit_room: CreditRoom, clock: Callable[[], float]) -> Gateway:
+        return Gateway(
+            lambda: self._holder.current,
+            self.directory,
+            self.limiter,
+            self.pools,
+            self.settlement,
+            self.holds,
+            observer,
+            self.tasks,
+            self.counting,
+            credit_room,
+            clock,
+            stream_head,
+            self._is_degraded,
+        )
+
     def _new_views(self, place: Location, observer: Observer, clock: Callable[[], float]) -> Views:
         # Connections of their own: however much customers look, keys are read and limits are seeded.
         self.views_database = Database.open(place.database_url, pool_size=2, command_timeout_s=READ_S)
@@ -244,7 +250,28 @@ class App:
             self.tasks,
             clock,
             self._is_degraded,
-            desks=dict.fromkeys((View.BATCHES, View.BATCH, View.BATCH_CANCEL), BatchDesk(Batches(self.views_database))),
+            desks=self.batch_work.desks(self.views_database),
+        )
+
+    async def _open_batch_work(
+        self, place: Location, observer: Observer, credit_room: CreditRoom, clock: Callable[[], float]
+    ) -> BatchWork:
+        return await BatchWork.open(
+            Serving(
+                lambda: self._holder.current,
+                place,
+                self.directory,
+                self.ledger,
+                self.limiter,
+                self.pools,
+                self.settlement,
+                self.counting,
+                credit_room,
+                observer,
+                self.tasks,
+                self._is_degraded,
+                clock,
+            )
         )
 
     def _new_events(self) -> EventWork:
@@ -346,22 +373,6 @@ class App:
 
     def _watch(self, coroutine: Coroutine[Any, Any, Any], name: str) -> None:
         self._watchers.append(self.tasks.watch(coroutine, name))
-
-
-def _tls_context(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
-    if certificate is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, key)
-    return context
-
-
-def _settle_garbage() -> None:
-    """Everything made so far lives as long as the process: the collector need not look at it again and again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
 
 
 async def serve(

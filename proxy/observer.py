@@ -6,7 +6,7 @@ What belongs here: the report that a call fills in on its way, and how it become
 from proxy.core.accounts import Principal
 from proxy.core.calls import PreparedCall
 from proxy.core.catalogue import Tier
-from proxy.core.entries import Charge, Outcome
+from proxy.core.entries import Charge, Entry, Outcome
 from proxy.core.limits import Admission
 from proxy.core.money import euros_text
 from proxy.core.quotas import Allowance
@@ -137,6 +137,10 @@ class Observer:
             TariffClass.STANDARD,
             report.principal.account.name,
         )
+
+    def line_charged(self, entry: Entry, account_name: str) -> None:
+        """A line of a batch has been recorded."""
+        self._metrics.charged(entry.endpoint, entry.model, entry.tier, entry.charge, entry.tariff_class, account_name)
 
     def ended(self, report: Report, now_s: float) -> None:
         """A call is over, as its client sees it."""

@@ -111,6 +111,10 @@ class Settlement:
         """A call has been admitted."""
         self.in_flight[flight.call_id] = flight
 
+    def ended(self, flight: Flight) -> None:
+        """A call is over whose entry goes another way: its hold is no longer kept alive here."""
+        self.in_flight.pop(flight.call_id, None)
+
     def rate(self, flight: Flight, usage: Usage, outcome: Outcome) -> Charge:
         """Price what a call used; what a failing upstream had produced is free unless the tier says otherwise."""
         if outcome is Outcome.UPSTREAM_FAILED and not flight.tier.bill_failed_upstream:
