@@ -9,7 +9,14 @@ import pytest
 
 from proxy.ledger.database import Database
 from proxy.ledger.migrations import migrate
-from tests.support.services import RedisCluster, create_database, postgres_server, redis_cluster, redis_server
+from tests.support.services import (
+    RedisCluster,
+    create_database,
+    postgres_server,
+    redis_cluster,
+    redis_server,
+    s3_server,
+)
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +31,13 @@ def three_primaries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisC
     """A Redis Cluster of three primaries that the whole run shares: use account ids of your own, and leave it whole."""
     with redis_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real S3-compatible object store that the whole run shares: use a bucket of your own."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -218,12 +218,13 @@ async def test_whoever_stops_reading_lets_go_of_the_file(store: FileStore) -> No
     assert await names(store, "") == []
 
 
-LED_ASTRAY = "|/etc/passwd|../up|files/../../up|files//x|files/|/|.|..|.writing/x|a/.b|a b|a\n|a\0b|é|a\\b|a%2fb".split(
-    "|"
+LED_ASTRAY = (
+    *("", "/etc/passwd", "../up", "files/../../up", "files//x", "files/", "/", ".", "..", ".writing/x", "a/.b", "a b"),
+    *("a\n", "a\0b", "é", "a\\b", "a%2fb", "x" * 201, "a/" * 300 + "a"),
 )
 
 
-@pytest.mark.parametrize("name", [*LED_ASTRAY, "x" * 201, "a/" * 300 + "a"])
+@pytest.mark.parametrize("name", LED_ASTRAY)
 async def test_what_is_no_name_leads_nowhere(store: FileStore, name: str) -> None:
     with pytest.raises(ValueError, match="not the name"):
         await store.write(name, chunks_of(b"x"))

@@ -1,12 +1,15 @@
 """Real servers for the tests, each with its own folder and port, ended by their process id."""
 
 import contextlib
+import json
 import os
 import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -298,3 +301,68 @@ def create_database(server_url: str, name: str) -> None:
         check=True,
         capture_output=True,
     )
+
+
+S3_KEY_ID = "AKIDTOLLGATETESTS"
+S3_SECRET = "a-secret-of-the-tests"
+
+
+@contextlib.contextmanager
+def s3_server(folder: Path, port: int | None = None) -> Iterator[str]:
+    """Run a real S3-compatible object store (SeaweedFS) and yield its URL; a bucket is made by whoever writes to it."""
+    port = port or free_port()
+    identity = {"name": "tests", "credentials": [{"accessKey": S3_KEY_ID, "secretKey": S3_SECRET}]}
+    config = folder / "s3.json"
+    config.write_text(json.dumps({"identities": [identity | {"actions": ["Admin", "Read", "Write", "List"]}]}))
+    (folder / "data").mkdir(exist_ok=True)
+    # Ports of its own for every part: those for gRPC would else be 10,000 higher, which may be none.
+    ports = {part: free_port() for part in _SEAWEED_PORTS}
+    with (folder / "seaweed.log").open("ab") as log:
+        process = subprocess.Popen(
+            [
+                Path(sys.executable).with_name("weed"),
+                "server",
+                f"-dir={folder / 'data'}",
+                "-ip=127.0.0.1",
+                "-filer",
+                "-s3",
+                f"-s3.port={port}",
+                f"-s3.config={config}",
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
+                "-s3.iam=false",
+                "-volume.max=50",
+                "-master.volumeSizeLimitMB=256",
+                *(f"-{part}={number}" for part, number in ports.items()),
+            ],
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+        )
+    try:
+        wait_for_port(ports["master.port"], process)
+        _wait_for_volume(f"http://127.0.0.1:{ports['master.port']}/dir/assign")
+        wait_for_port(port, process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        stop(process)
+
+
+def _wait_for_volume(url: str, seconds: float = 30.0) -> None:
+    """Wait until the store's master has a place for files."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
+            if "fid" in json.load(answer):
+                return
+        if time.monotonic() > deadline:
+            raise TimeoutError("the object store has no place for files")
+        time.sleep(0.1)
+
+
+_SEAWEED_PORTS = [
+    f"{part}.port{kind}"
+    for part in ("master", "volume", "filer", "s3")
+    for kind in ("", ".grpc")
+    if part + kind != "s3"
+]
