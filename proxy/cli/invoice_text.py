@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -57,27 +58,36 @@ def print_document(
 
 
 def _lines(lines: Iterable[Line]) -> Table:
-    table = Table("", "what", "class", "day", "quantity", "€ a million", "net €", "prices")
-    for place in (0, 4, 5, 6):
-        table.columns[place].justify = "right"
+    table = narrow_table("", "what", "day", "quantity", "€/million", "net €", "prices", right=(0, 3, 4, 5), folds=(1,))
     for line in lines:
         if line.usage is None:
             what = f"credit {line.reference}" if line.kind is LineKind.CREDIT else f"credit drawn: {line.reference}"
             deposit = line.deposit.number if line.deposit is not None else ""
-            table.add_row(str(line.number), what, "", "", "", "", cents_text(line.net_cents), deposit)
+            table.add_row(str(line.number), what, "", "", "", cents_text(line.net_cents), deposit)
             continue
         item, day = line.usage, line.first_day if line.kind is LineKind.LATE else ""
         price = euros_text(item.unit_price_pico * 10**6)
         table.add_row(
             str(line.number),
-            f"{item.model} {item.usage_type.value}",
-            item.tariff_class.value,
+            f"{item.model}\n{item.usage_type.value}, {item.tariff_class.value}",
             day,
             f"{line.quantity:,}",
             price,
             cents_text(line.net_cents),
             item.price_version,
         )
+    return table
+
+
+def narrow_table(*names: str, right: Iterable[int], folds: Iterable[int]) -> Table:
+    """Return a table for 80 columns: only some of its own may be folded, so that no number is ever cut short."""
+    table = Table(*names, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in table.columns:
+        column.no_wrap = True
+    for place in right:
+        table.columns[place].justify = "right"
+    for place in folds:
+        table.columns[place].no_wrap, table.columns[place].overflow = False, "fold"
     return table
 
 
@@ -101,28 +111,21 @@ def _totals(document: Invoice) -> Table:
 
 def print_list(console: Console, found: Iterable[DocumentInfo]) -> None:
     """Print documents, one a line."""
-    table = Table("number", "date", "kind", "account", "month", "net €", "VAT €", "due €", "")
-    for column in table.columns[5:8]:
-        column.justify = "right"
+    table = narrow_table("number", "date", "month", "account", "what", "net €", "due €", right=(5, 6), folds=(3, 4))
     for info in found:
-        state = f"{'cancels' if info.cancels else 'corrects'} {info.corrects}" if info.corrects else ""
-        table.add_row(
-            info.number,
-            info.issue_date,
-            info.kind.value.replace("_", " "),
-            info.account,
-            info.month,
-            *map(cents_text, (info.net_cents, info.vat_cents, info.due_cents)),
-            state if info.stands else "cancelled",
-        )
+        what = info.kind.value.replace("_", " ")
+        if info.corrects:
+            what += f", {'cancels' if info.cancels else 'corrects'} {info.corrects}"
+        elif not info.stands:
+            what += ", cancelled"
+        amounts = map(cents_text, (info.net_cents, info.due_cents))
+        table.add_row(info.number, info.issue_date, info.month, info.account, what, *amounts)
     console.print(table)
 
 
 def print_outcomes(console: Console, month: str, outcomes: Sequence["Outcome"]) -> None:
     """Print what became of each account's month."""
-    table = Table("account", "", "number", "net €", "VAT €", "due €")
-    for column in table.columns[3:]:
-        column.justify = "right"
+    table = narrow_table("account", "", "number", "net €", "VAT €", "due €", right=(3, 4, 5), folds=(0,))
     for outcome in outcomes:
         if outcome.result.value == "nothing":
             continue

@@ -63,7 +63,7 @@ def use(state, day, *used, name="acme"):
     return asyncio.run(insert())
 
 
-def test_a_month_is_drafted_issued_shown_and_listed(state, tmp_path):
+def test_a_month_is_drafted_issued_shown_and_listed(state, tmp_path, monkeypatch):
     use(state, "2026-08-05")
     drafted = out("invoice", "draft", "--month", "2026-08", "--account", "acme", "--pdf", str(tmp_path / "draft.pdf"))
     assert "Invoice (draft)" in drafted
@@ -76,7 +76,7 @@ def test_a_month_is_drafted_issued_shown_and_listed(state, tmp_path):
     assert "0 issued" in (again := out("invoice", "issue", "--month", "2026-08"))
     assert "1 stood already" in again
     shown = out("invoice", "show", number)
-    for said in ("Acme SAS", "gpt-oss:120b output", "250,000", "8.00", "2.40 €", "covers 2026-08, links 1 to 1"):
+    for said in ("Acme SAS", "gpt-oss:120b", "output, standard", "250,000", "8.00", "2.40 €", "covers 2026-08, links 1 to 1"):
         assert said in shown
     files = ["--pdf", str(tmp_path / "i.pdf"), "--xml", str(tmp_path / "i.xml")]
     document = as_json("invoice", "show", number, *files)
@@ -87,6 +87,8 @@ def test_a_month_is_drafted_issued_shown_and_listed(state, tmp_path):
     assert (info["number"], info["stands"], info["net_cents"]) == (number, True, 200)
     assert as_json("invoice", "list", "--month", "2026-07") == []
     assert number in out("invoice", "list")
+    monkeypatch.setenv("COLUMNS", "80")  # nothing that is looked up, or paid, is ever cut short
+    assert {number, info["issue_date"], "2026-08"} <= set(out("invoice", "list").split())
 
 
 def test_output_is_nothing_but_the_file_that_was_asked_for(state):
