@@ -4,6 +4,7 @@ import click
 
 from proxy import __version__
 from proxy.cli.accounts import accounts
+from proxy.cli.batch import batch
 from proxy.cli.check import check
 from proxy.cli.credit import credit
 from proxy.cli.demo import demo
@@ -35,6 +36,7 @@ for command in (
     credit,
     events,
     usage,
+    batch,
     invoice,
     export,
     simulate,
