@@ -18,6 +18,7 @@ from proxy.core.batches.creating import (
     too_many_batches,
     wanted_batch,
 )
+from proxy.core.batches.ids import may_be_id
 from proxy.core.batches.objects import Batch, BatchStatus
 from proxy.core.batches.pages import page_of, parameters_of
 from proxy.core.batches.shown import WINDOW_MS, batch_shown, batches_shown
@@ -48,6 +49,8 @@ class BatchDesk:
 
     async def answer(self, asked: Asked, caller: Caller, body: bytes) -> bytes:
         """Answer; see the contract."""
+        if asked.view is not View.BATCHES and not may_be_id(asked.name):
+            raise batch_not_found()
         if asked.view is View.BATCH:
             return await self._one(caller, asked.name)
         if asked.view is View.BATCH_CANCEL:

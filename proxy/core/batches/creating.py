@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from proxy.core.batches.ids import may_be_id
 from proxy.core.batches.lines import BATCH_ENDPOINTS
 from proxy.core.batches.objects import Batch
 from proxy.core.batches.shown import COMPLETION_WINDOW
@@ -46,8 +47,8 @@ _checked: Final = Checker(WantedBatch, _PROBLEMS)
 def wanted_batch(body: bytes) -> WantedBatch:
     """Return what is asked for. Raises ApiError (400, with the parameter's name)."""
     wanted = _checked.decoded(body)
-    if not wanted.input_file_id:
-        raise _wrong("input_file_id")
+    if not may_be_id(wanted.input_file_id):
+        raise no_input_file()
     if wanted.endpoint not in BATCH_ENDPOINTS:
         raise _wrong("endpoint")
     if wanted.completion_window != COMPLETION_WINDOW:

@@ -1,10 +1,19 @@
-"""The call id of a line: the same whoever runs it, however often.
+"""Ids: the call id of a line, and what may be an id that a customer names.
 
-What belongs here: that id. It is what bills a line once: an entry with it is taken once by the ledger, a hold with it
-once by the limiter.
+What belongs here: these. The call id of a line is the same whoever runs it, however often; it is what bills a line
+once: an entry with it is taken once by the ledger, a hold with it once by the limiter.
 """
 
 import hashlib
+import re
+from typing import Final
+
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+def may_be_id(text: str) -> bool:
+    """Whether a batch or a file could have this id: no store is asked for any other."""
+    return _ID.fullmatch(text) is not None
 
 
 def call_id_of(batch_id: str, created_ms: int, line: int) -> str:

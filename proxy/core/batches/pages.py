@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from proxy.core.batches.ids import may_be_id
 from proxy.core.errors import invalid_parameter
 
 LIMIT_DEFAULT: Final = 20
@@ -16,7 +17,6 @@ LIMIT_MAX: Final = 100
 """Of batches (OpenAI's API reference, List batch)."""
 
 _DIGITS_MAX: Final = 9
-_AFTER_CHARS_MAX: Final = 128
 _FIELDS_MAX: Final = 16
 
 
@@ -77,7 +77,7 @@ def page_of(
         if not 1 <= limit <= limit_max:
             raise invalid_parameter("limit", f"must be an integer between 1 and {limit_max}")
     after = parameters.get("after") or None
-    if after is not None and len(after) > _AFTER_CHARS_MAX:
+    if after is not None and not may_be_id(after):
         raise invalid_parameter("after", "must be an id")
     order = Order.DESCENDING
     if has_order and "order" in parameters:
