@@ -20,13 +20,14 @@ from proxy.core.batches.creating import (
 )
 from proxy.core.batches.ids import may_be_id
 from proxy.core.batches.objects import Batch, BatchStatus
-from proxy.core.batches.pages import page_of, parameters_of
+from proxy.core.batches.pages import page_of
 from proxy.core.batches.shown import WINDOW_MS, batch_shown, batches_shown
 from proxy.core.errors import ApiError, rate_limited
 from proxy.core.limit_names import PURCHASE_CREDIT
 from proxy.core.refusals import unpaid_lines
 from proxy.ledger.batches.batches import Batches, Created
 from proxy.views.contract import POST, Asked, Caller, RefusedError, View
+from proxy.views.queries import parameters_of
 
 UNFINISHED_MAX: Final = 100
 """Unfinished batches of an account: each file that waits is read once, and others wait behind it."""

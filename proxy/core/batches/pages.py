@@ -3,7 +3,6 @@
 What belongs here: the documented parameters of a list, checked. What does not: finding the rows (ledger/batches/).
 """
 
-import urllib.parse
 from enum import StrEnum
 from typing import Final
 
@@ -17,7 +16,6 @@ LIMIT_MAX: Final = 100
 """Of batches (OpenAI's API reference, List batch)."""
 
 _DIGITS_MAX: Final = 9
-_FIELDS_MAX: Final = 16
 
 
 class Order(StrEnum):
@@ -39,16 +37,6 @@ class Page(msgspec.Struct, frozen=True):
     limit: int = LIMIT_DEFAULT
     after: str | None = None
     order: Order = Order.DESCENDING
-
-
-def parameters_of(query: bytes) -> dict[str, str]:
-    """Return the parameters of a query string, percent-decoded; of several of one name the last."""
-    text = query.decode("latin-1")
-    try:
-        pairs = urllib.parse.parse_qsl(text, keep_blank_values=True, max_num_fields=_FIELDS_MAX)
-    except ValueError:  # more than so many
-        return {}
-    return dict(pairs)
 
 
 def page_of(

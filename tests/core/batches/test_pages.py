@@ -2,8 +2,9 @@
 
 import pytest
 
-from proxy.core.batches.pages import Order, Page, page_of, parameters_of
+from proxy.core.batches.pages import Order, Page, page_of
 from proxy.core.errors import ApiError
+from proxy.views.queries import parameters_of
 
 
 def page(query, **options):
