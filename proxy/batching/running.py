@@ -9,7 +9,9 @@ A line is run until it has a result:
 - refused by the upstream for what it asks: it goes to the error file with the documented error;
 - cut because a call took its place: it begins again, at once;
 - the upstream is away, busy, or our way of asking it is wrong: it waits, longer each time, as long as its batch may;
-- anything else went wrong (500, broken off, no answer in time): the same, ``ATTEMPTS_MAX`` times in all;
+- the upstream closed the connection without a word, which what stands before one that is away may do: the same, 20
+  times in all (a quarter of an hour);
+- anything else went wrong (500, broken off, no answer in time): the same, four times in all;
 - the limiter is away: it waits; nothing is run that nobody counts;
 - the budget has no room for its worst case: if that is because others hold it, it waits; else its batch is stopped.
 """
@@ -39,6 +41,7 @@ from proxy.limiter import Limiter, LimiterUnavailableError
 from proxy.settings.types import Settings
 from proxy.settlement import Flight, Settlement, entry_of
 from proxy.upstream.connection import Headers
+from proxy.upstream.documented import failure_error
 from proxy.upstream.exchange import Request
 from proxy.upstream.failures import FailureKind, UpstreamError
 from proxy.upstream.pool import UpstreamPool, UpstreamPools
@@ -46,14 +49,16 @@ from proxy.upstream.relay import Relay
 from proxy.upstream.spare import DisplacedError
 from proxy.upstream.spare_exchange import spare_exchange
 
-ATTEMPTS_MAX: Final = 4
-"""Of what may be the line's own fault: a request that breaks its upstream is not sent for a day."""
+PATIENCE: Final = 20
+"""What a line may use up of it, as ``_COSTS`` says: a request that breaks its upstream is not sent for a day."""
 PAUSE_FIRST_S: Final = 0.5
 PAUSE_MAX_S: Final = 60.0
 
 _WAITS: Final = frozenset({401, 403, 404, 408, 429, 502, 503, 504})
 """Statuses that say nothing about the request: it is busy or away, or our key or our catalogue is wrong."""
-_AWAY: Final = frozenset({FailureKind.UNREACHABLE, FailureKind.SATURATED, FailureKind.CLOSED})
+_COSTS: Final = {FailureKind.UNREACHABLE: 0, FailureKind.SATURATED: 0, FailureKind.CLOSED: 1}
+"""What a failure takes of a line's patience; ``_COST`` if it is any other."""
+_COST: Final = 5
 _ITS_OWN_FAULT: Final = frozenset({400, 405, 413, 415, 422})
 
 
@@ -184,16 +189,16 @@ class Running:
         call = prepare_line(request, line.number + 1, endpoint, self._settings().terms)
         if isinstance(call, LineMistake):  # the settings have changed since its file was validated
             return _unanswered(line, call_id, request.custom_id, call)
-        pause_s, attempts = PAUSE_FIRST_S, 0
+        pause_s, patience = PAUSE_FIRST_S, PATIENCE
         while True:
             try:
-                result, is_bounded = await self._attempt(batch, line, call, call_id, request.custom_id)
+                result, cost = await self._attempt(batch, line, call, call_id, request.custom_id)
             except ApiError as error:  # it cannot be sent as it is
                 return _answered(line, call_id, request.custom_id, error)
             if isinstance(result, LineResult):
                 return result
-            attempts += is_bounded
-            if attempts >= ATTEMPTS_MAX:
+            patience -= cost
+            if patience <= 0:
                 return _answered(line, call_id, request.custom_id, result)
             line.has_begun = False
             await self._sleep(pause_s * random.uniform(0.75, 1))  # noqa: S311 - so that not all come back at once
@@ -201,11 +206,11 @@ class Running:
 
     async def _attempt(
         self, batch: Batch, line: Line, call: PreparedCall, call_id: str, custom_id: str
-    ) -> tuple[LineResult | ApiError, bool]:
-        """Return the result, or what went wrong and whether there is an end to trying again."""
+    ) -> tuple[LineResult | ApiError, int]:
+        """Return the result, or what went wrong and what that takes of the patience."""
         flight = await self._admit(batch, call, call_id)
         failure: ApiError = internal()
-        is_bounded = True
+        cost = _COST
         try:
             relay = await self._exchange(flight, line)
             if flight.endpoint.count is not None:
@@ -216,14 +221,18 @@ class Running:
                 data = answered_line(call_id, custom_id, OK, shown(flight, relay).body)
                 entry = entry_of(flight, charge, Outcome.FINISHED, self._clock_ms())
                 flight.relay = None  # its answer is in the result
-                return LineResult(line.number, LineStatus.COMPLETED, call_id, data, entry, flight), False
+                return LineResult(line.number, LineStatus.COMPLETED, call_id, data, entry, flight), 0
             failure = error_of(relay)
-            is_bounded = relay.status not in _WAITS if relay.error is None else relay.error.kind not in _AWAY
+            if relay.error is not None:
+                cost = _COSTS.get(relay.error.kind, _COST)
+            elif relay.status in _WAITS:
+                cost = 0
             is_final = (
                 relay.status in _ITS_OWN_FAULT if relay.error is None else relay.error.kind is FailureKind.TOO_LARGE
             )
-        except UpstreamError:
-            is_bounded = is_final = False
+        except UpstreamError as exc:
+            cost, is_final = _COSTS.get(exc.kind, _COST), False
+            failure = failure_error(exc.kind)
         except ApiError:
             await self._let_go(flight)
             raise
@@ -235,8 +244,8 @@ class Running:
             is_final = False
         await self._let_go(flight)
         if is_final:
-            return _answered(line, call_id, custom_id, failure), False
-        return failure, is_bounded
+            return _answered(line, call_id, custom_id, failure), 0
+        return failure, cost
 
     # Room
 

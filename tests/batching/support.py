@@ -125,3 +125,11 @@ def price_of(usage):
         + (usage["completion_tokens"] - reasoning) * each["output"]
         + reasoning * each["reasoning"]
     )
+
+
+async def used_nano(stack, batch):
+    """Return what the limiter says of the budget of a batch's month: nano-euros used and held."""
+    work = stack.app.batch_work
+    limits = await work.budgets.of(batch, unix_ms())
+    states = (await stack.app.limiter.peek(batch.account_id, limits)).states
+    return states[0].used, states[0].held
