@@ -3,7 +3,7 @@
 What belongs here: the contract between the gateway and the web layer. What does not: HTTP (web/).
 """
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from typing import Protocol
 
 import msgspec
@@ -59,9 +59,15 @@ class AnswerHead(Protocol):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A whole answer: status, header lines (without type and length, which the web layer adds) and body."""
+    """A whole answer: status, header lines (without type and length, which the web layer adds) and body.
+
+    A body that is too large for memory comes in ``pieces``, which are closed by whoever sends them, and is
+    ``size_bytes`` long.
+    """
 
     status: int
     lines: bytes
     body: bytes
     content_type: bytes = b"application/json"
+    pieces: AsyncGenerator[bytes, None] | None = None
+    size_bytes: int = 0

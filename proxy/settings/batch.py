@@ -19,6 +19,12 @@ class BatchSettings(msgspec.Struct, frozen=True):
     file_bytes_max: Annotated[
         int, Meta(ge=1, le=5_368_709_120, description="Largest file that is taken; beyond it the answer is 413.")
     ] = 209_715_200
+    account_files_max: Annotated[
+        int, Meta(ge=1, le=10_000_000, description="Most uploaded files that an account keeps at a time.")
+    ] = 10_000
+    account_file_bytes_max: Annotated[
+        int, Meta(ge=1, le=1_125_899_906_842_624, description="How large they may be together.")
+    ] = 107_374_182_400
     lines_in_flight_max: Annotated[
         int,
         Meta(

@@ -4,13 +4,16 @@ What belongs here: the values between the web layer and the views, and between t
 paths (web/routes.py).
 """
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Final, Protocol
 
 import msgspec
 
 from proxy.core.accounts import Account, Principal
+from proxy.core.calls import Form
 from proxy.core.catalogue import Tier
 from proxy.core.errors import ApiError
 from proxy.months import Month
@@ -28,6 +31,10 @@ class View(StrEnum):
     """A list of them, or a new one."""
     BATCH = "batch"
     BATCH_CANCEL = "batch_cancel"
+    FILES = "files"
+    """A list of them, or an upload."""
+    FILE = "file"
+    FILE_CONTENT = "file_content"
 
 
 ROUTES: Final = {
@@ -38,13 +45,27 @@ ROUTES: Final = {
     View.BATCHES: "/v1/batches",
     View.BATCH: "/v1/batches/{id}",
     View.BATCH_CANCEL: "/v1/batches/{id}/cancel",
+    View.FILES: "/v1/files",
+    View.FILE: "/v1/files/{id}",
+    View.FILE_CONTENT: "/v1/files/{id}/content",
 }
 """The route of each as logs and documents write it."""
 
-LOOKS: Final = (b"GET", b"HEAD")
+GET: Final = b"GET"
+LOOKS: Final = (GET, b"HEAD")
 POST: Final = b"POST"
-METHODS: Final = {View.BATCHES: (*LOOKS, POST), View.BATCH_CANCEL: (POST,)}
+DELETE: Final = b"DELETE"
+METHODS: Final = {
+    View.BATCHES: (*LOOKS, POST),
+    View.BATCH_CANCEL: (POST,),
+    View.FILES: (*LOOKS, POST),
+    View.FILE: (*LOOKS, DELETE),
+    View.FILE_CONTENT: (GET,),
+}
 """What may be done with a view that is not only looked at."""
+
+TRANSFERS: Final = frozenset({(View.FILES, POST), (View.FILE_CONTENT, GET)})
+"""What takes as long as its bytes take on the way: its desk bounds how many there are, and reads what is posted."""
 
 BODY_BYTES_MAX: Final = 131_072
 """Of what is posted to a view: the largest metadata, with every character escaped, are half of it."""
@@ -53,6 +74,11 @@ BODY_BYTES_MAX: Final = 131_072
 async def no_body() -> bytes:
     """Return the body of a request that has none."""
     return b""
+
+
+def no_form(file_bytes_max: int) -> AbstractAsyncContextManager[Form]:  # noqa: ARG001 - as every form
+    """Return the form of a request that has none."""
+    return contextlib.nullcontext(Form((), {}))
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -64,9 +90,11 @@ class Asked(msgspec.Struct, frozen=True):
         token: the bearer token; None: there is none.
         started_s: when it came, monotonic seconds.
         client_request_id: the client's own name for it, if it gave one.
-        method: GET, HEAD or POST.
+        method: GET, HEAD, POST or DELETE.
         query: of its target, as sent.
         body: reads what was posted, ``BODY_BYTES_MAX`` at most. Raises ApiError (400, 408, 413).
+        form: reads it as a form with a file of so many bytes at most, and keeps that on disk meanwhile. Raises ApiError
+            (400, 408, 413, 503).
     """
 
     view: View
@@ -77,6 +105,7 @@ class Asked(msgspec.Struct, frozen=True):
     method: bytes = b"GET"
     query: bytes = b""
     body: Callable[[], Awaitable[bytes]] = no_body
+    form: Callable[[int], AbstractAsyncContextManager[Form]] = no_form
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -92,6 +121,18 @@ class Caller(msgspec.Struct, frozen=True):
     def account(self) -> Account:
         """Who pays."""
         return self.principal.account
+
+
+class Content(msgspec.Struct, frozen=True):
+    """The bytes of a file, as an answer.
+
+    Args:
+        size_bytes: how many.
+        pieces: them; to be closed.
+    """
+
+    size_bytes: int
+    pieces: AsyncGenerator[bytes, None]
 
 
 class RefusedError(Exception):
@@ -111,8 +152,8 @@ class RefusedError(Exception):
 class Desk(Protocol):
     """Answers some of the views."""
 
-    async def answer(self, asked: Asked, caller: Caller, body: bytes) -> bytes:
-        """Return the body of the answer, JSON; ``body`` is what was posted.
+    async def answer(self, asked: Asked, caller: Caller, body: bytes) -> bytes | Content:
+        """Return the body of the answer: JSON, or bytes of a file; ``body`` is what was posted.
 
         Raises:
             ApiError, RefusedError: it is refused.

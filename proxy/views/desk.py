@@ -31,7 +31,7 @@ from proxy.months import Months
 from proxy.observer import Observer, Report
 from proxy.settings.types import Settings
 from proxy.tasks import Tasks
-from proxy.views.contract import POST, ROUTES, Asked, Caller, Desk, RefusedError, View
+from proxy.views.contract import POST, ROUTES, TRANSFERS, Asked, Caller, Content, Desk, RefusedError, View
 from proxy.views.credit import ShownCredit, credit_shown
 from proxy.views.models import ModelBodies
 from proxy.views.pace import Pace
@@ -46,6 +46,9 @@ READ_S: Final = 5.0
 PACED: Final = "views"
 """What ``X-RateLimit-Bound`` says when an account looks too often."""
 _PRIVATE: Final = b"cache-control: no-store\r\n"
+_PLAIN: Final = b"x-content-type-options: nosniff\r\n"
+_BYTES: Final = b"application/octet-stream"
+"""Of a file, whatever is in it: a browser shows none of it."""
 
 T = TypeVar("T")
 
@@ -101,8 +104,11 @@ class Views:
         report = Report(str(uuid7()), ROUTES[asked.view], asked.started_s, asked.client_request_id)
         lines = b""
         try:
-            body = await self._view(asked, report)
+            shown = await self._view(asked, report)
             report.status = OK
+            if isinstance(shown, Content):
+                return self._content(shown, report)
+            body = shown
             if asked.view not in {View.MODELS, View.MODEL}:
                 lines = _PRIVATE
         except RefusedError as error:
@@ -119,7 +125,11 @@ class Views:
             self._observer.viewed(report, asked.view.value, self._clock())
         return Answer(report.status, self._lines(report) + lines, body)
 
-    async def _view(self, asked: Asked, report: Report) -> bytes:
+    def _content(self, content: Content, report: Report) -> Answer:
+        lines = self._lines(report) + _PRIVATE + _PLAIN
+        return Answer(OK, lines, b"", _BYTES, content.pieces, content.size_bytes)
+
+    async def _view(self, asked: Asked, report: Report) -> bytes | Content:
         caller = self._identify(asked.token, report)
         with contextlib.suppress(LimiterUnavailableError):  # then without limit headers
             assert report.allowance is not None
@@ -137,6 +147,8 @@ class Views:
         desk = self._desks.get(asked.view)
         if desk is None:
             raise route_not_found()
+        if (asked.view, asked.method) in TRANSFERS:
+            return await desk.answer(asked, caller, b"")
         posted = await asked.body() if asked.method == POST else b""
         return await self._read(desk.answer(asked, caller, posted))
 

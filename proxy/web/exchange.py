@@ -62,14 +62,18 @@ date = DateLine()
 
 def whole_answer(status: int, content_type: bytes, connection: bytes, lines: bytes, body: bytes) -> bytes:
     """Return a whole answer in one piece; ``connection`` and ``lines`` are header lines."""
-    return b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b%b\r\n%b" % (
+    return answer_head(status, content_type, len(body), connection, lines) + body
+
+
+def answer_head(status: int, content_type: bytes, size_bytes: int, connection: bytes, lines: bytes) -> bytes:
+    """Return the head of an answer with a body of so many bytes."""
+    return b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b%b\r\n" % (
         _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
         content_type,
-        len(body),
+        size_bytes,
         connection,
         date.now(),
         lines,
-        body,
     )
 
 
@@ -325,6 +329,13 @@ class Exchange:
             data = whole_answer(status, content_type, connection, lines, body)
         self.answered_whole = True
         self.write(data if self.method != b"HEAD" else data[: len(data) - len(body)])
+
+    def begin(self, status: int, content_type: bytes, lines: bytes, size_bytes: int) -> bool:
+        """Write the head of an answer whose body follows, exactly so long; False when the client is gone."""
+        keep = self.keep_alive = self.keep_alive and self.complete and not self._carrier.is_closing
+        connection = (b"" if self.chunked else _KEEP) if keep else _CLOSE
+        self.answered_whole = True
+        return self.write(answer_head(status, content_type, size_bytes, connection, lines + self.lines))
 
     def write(self, data: bytes) -> bool:
         """Send; False when the client is gone."""

@@ -14,7 +14,7 @@ from typing import Final
 from proxy.core.audio import DurationMeter
 from proxy.core.calls import Form
 from proxy.core.endpoints import Endpoint
-from proxy.core.errors import invalid_request, method_not_allowed, route_not_found
+from proxy.core.errors import method_not_allowed, route_not_found
 from proxy.gateway import Gateway
 from proxy.incoming import Answer
 from proxy.settings.types import ProxySettings
@@ -25,10 +25,12 @@ from proxy.views.desk import Views
 from proxy.web.connections import Connections
 from proxy.web.cors import answer_lines, is_allowed, preflight_lines
 from proxy.web.exchange import Exchange, date
-from proxy.web.forms import COMPRESSED, FormReader
+from proxy.web.forms import FormReader
 from proxy.web.http import Connection
 from proxy.web.routes import Route, find_route
+from proxy.web.sending import send
 from proxy.web.spool import Spool
+from proxy.web.uploads import read_form, reader_of
 
 BACKLOG: Final = 4096
 """asyncio's default of 100 drops bursts of new connections, which then wait a second for retransmission."""
@@ -101,10 +103,7 @@ class _Incoming:
     async def form(self) -> Form:
         """Read the whole body as a form. Raises ApiError (400, 408, 413, 503)."""
         exchange, settings = self.port, self._settings
-        if exchange.noted.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise invalid_request(COMPRESSED)
-        content_type = next((value for name, value in exchange.headers if name == b"content-type"), b"")
-        reader = self._form = FormReader(content_type, self._spool, DurationMeter)
+        reader = self._form = reader_of(exchange, self._spool, DurationMeter)
         return await reader.read(exchange.pieces(settings.sizes.upload_bytes_max, settings.timeouts.client_body_s))
 
     def close(self) -> None:
@@ -206,9 +205,17 @@ class PublicListener:
                 exchange.method,
                 exchange.target.partition(b"?")[2],
                 partial(exchange.body, BODY_BYTES_MAX, settings.timeouts.client_body_s),
+                partial(read_form, exchange, self.spool, settings.timeouts.client_body_s),
             )
-            return self._views.serve(asked)
+            return self._view(exchange, asked, settings.timeouts.client_stall_s)
         return _answered()
+
+    async def _view(self, exchange: Exchange, asked: Asked, stall_s: float) -> Answer | None:
+        answer = await self._views.serve(asked)
+        if answer.pieces is None:
+            return answer
+        await send(exchange, answer, answer.pieces, stall_s)
+        return None
 
     def _say_options(self, exchange: Exchange, route: Route, settings: ProxySettings) -> None:
         """Say what may be asked of a route; to a browser, that pages of an allowed origin may ask it (a preflight)."""
