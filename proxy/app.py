@@ -331,7 +331,7 @@ class App:
             "upstream",
             lambda: {pool.upstream.name: pool.is_suspect for pool in self.pools.all()},
         )
-
+        self.batch_work.show(self.metrics)
         kinds, results = list(EventKind), list(Result)
         self.metrics.watch_each(
             "tollgate_events_total",

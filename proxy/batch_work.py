@@ -16,11 +16,14 @@ from proxy.batching.block import Tools
 from proxy.batching.budgets import Budgets
 from proxy.batching.finishing import Finishing
 from proxy.batching.permits import Permits
+from proxy.batching.queue import QueueWatch
+from proxy.batching.retention import Retention
 from proxy.batching.running import LineResult, Running
 from proxy.batching.validating import Validating
 from proxy.batching.worker import BatchWorker
 from proxy.billing.room import CreditRoom
 from proxy.clock import unix_ms
+from proxy.core.batches.objects import LineStatus
 from proxy.core.batches.turns import Bounds
 from proxy.counting import Counting
 from proxy.files.contract import FileStore
@@ -28,7 +31,9 @@ from proxy.files.opening import open_store
 from proxy.ledger.accounts import new_id
 from proxy.ledger.batches.batches import Batches
 from proxy.ledger.batches.ends import Ends
+from proxy.ledger.batches.files import BatchFiles
 from proxy.ledger.batches.leasing import Leases
+from proxy.ledger.batches.overview import Overview
 from proxy.ledger.database import Database
 from proxy.ledger.directory import Directory
 from proxy.ledger.location import Location
@@ -38,9 +43,11 @@ from proxy.observer import Observer
 from proxy.settings.types import Settings
 from proxy.settlement import Settlement
 from proxy.tasks import Tasks
+from proxy.telemetry.metrics import Metrics
 from proxy.upstream.pool import UpstreamPools
 from proxy.views.batches import BatchDesk
-from proxy.views.contract import POST, Asked, Caller, Desk, View
+from proxy.views.contract import POST, Asked, Caller, Content, Desk, View
+from proxy.views.files import FileDesk
 
 POOL_SIZE: Final = 4
 """Connections of their own: however much is recorded, keys are read and limits are seeded."""
@@ -90,6 +97,9 @@ class BatchWork:
     Attributes:
         worker: works on batches.
         running: runs their lines.
+        retention: removes files that are over.
+        budgets: knows what they are paid from.
+        queue: how much there is to do, for all processes.
         ended: lines that have ended here, by model and status.
     """
 
@@ -100,7 +110,8 @@ class BatchWork:
         self.store = store
         self.ended: Counter[tuple[str, str]] = Counter()
         batches = Batches(self._database)
-        budgets = Budgets(serving.settings, serving.directory, serving.credit_room)
+        self.queue = QueueWatch(Overview(self._database), unix_ms, serving.observer.failed)
+        self.budgets = budgets = Budgets(serving.settings, serving.directory, serving.credit_room)
         self.running = self._new_running(budgets)
         tools = Tools(
             lambda: self._settings().proxy.batch,
@@ -125,6 +136,8 @@ class BatchWork:
             serving.is_degraded,
             serving.observer.failed,
         )
+        files = BatchFiles(self._database)
+        self.retention = Retention(files, store, new_id("work"), unix_ms, serving.observer.failed)
 
     @classmethod
     async def open(cls, serving: Serving) -> Self:
@@ -136,17 +149,48 @@ class BatchWork:
         return cls(serving, await open_store(serving.place.state_dir, serving.settings().object_store))
 
     def desks(self, database: Database) -> Mapping[View, Desk]:
-        """Return who answers the views of batches.
+        """Return who answers the views of batches and of files.
 
         Args:
             database: with connections for views.
         """
-        desk = _Telling(BatchDesk(Batches(database)), self.worker.wake)
-        return dict.fromkeys((View.BATCHES, View.BATCH, View.BATCH_CANCEL), desk)
+        batches: Desk = _Telling(BatchDesk(Batches(database)), self.worker.wake)
+        serving = self._serving
+        files: Desk = FileDesk(BatchFiles(database), self.store, serving.tasks, serving.observer.failed, unix_ms)
+        return {
+            **dict.fromkeys((View.BATCHES, View.BATCH, View.BATCH_CANCEL), batches),
+            **dict.fromkeys((View.FILES, View.FILE, View.FILE_CONTENT), files),
+        }
 
     async def run(self) -> None:
         """Work until cancelled."""
-        await self.worker.run()
+        watching = self._serving.tasks.watch(self.queue.run(), "batch queue")
+        removing = self._serving.tasks.watch(self.retention.run(), "retention")
+        try:
+            await self.worker.run()
+        finally:
+            watching.cancel()
+            removing.cancel()
+
+    def show(self, metrics: Metrics) -> None:
+        """Let the metrics read what is known of batches."""
+        metrics.watch_each("tollgate_unfinished_batches", "", "status", self.queue.batches)
+        metrics.watch_each(
+            "tollgate_batch_waiting_lines",
+            "",
+            "model",
+            lambda: self.queue.lines({model.id for model in self._settings().models.values()}),
+        )
+        metrics.watch("tollgate_batch_oldest_age_seconds", "", self.queue.oldest_age_s)
+        metrics.watch("tollgate_batch_in_flight_lines", "", lambda: self.worker.in_flight)
+        metrics.watch_each("tollgate_batch_lines_total", "", "status", self._ended_by_status)
+        metrics.watch("tollgate_batch_displaced_lines_total", "", lambda: self.running.displaced)
+
+    def _ended_by_status(self) -> dict[str, int]:
+        sums = {status.value: 0 for status in LineStatus}
+        for (_, status), count in self.ended.items():
+            sums[status] += count
+        return sums
 
     async def drain(self, timeout_s: float) -> None:
         """Begin nothing more; keep what comes to its end in this time, and leave the rest to others."""
@@ -154,6 +198,7 @@ class BatchWork:
 
     async def close(self) -> None:
         """Let go of store and database, after ``run`` has been cancelled."""
+        await self.retention.close()
         await asyncio.gather(self.store.close(), self._database.close())
 
     def _new_running(self, budgets: Budgets) -> Running:
@@ -190,7 +235,7 @@ class _Telling:
         self._desk = desk
         self._tell = tell
 
-    async def answer(self, asked: Asked, caller: Caller, body: bytes) -> bytes:
+    async def answer(self, asked: Asked, caller: Caller, body: bytes) -> bytes | Content:
         """See the contract."""
         answer = await self._desk.answer(asked, caller, body)
         if asked.method == POST:

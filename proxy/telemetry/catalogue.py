@@ -211,7 +211,7 @@ WATCHED: Final = (
         (),
         "Entries that the ledger would not take; they are kept.",
     ),
-    Described("tollgate_holds", Kind.GAUGE, (), "Calls whose hold is not settled yet."),
+    Described("tollgate_holds", Kind.GAUGE, (), "Calls whose hold is not settled yet, lines of batches too."),
     Described(
         "tollgate_hold_wishes_total",
         Kind.COUNTER,
@@ -254,13 +254,44 @@ WATCHED: Final = (
     ),
     Described("tollgate_worker_restarts_total", Kind.COUNTER, (), "Workers that died and were started again."),
     Described("tollgate_queued_calls", Kind.GAUGE, ("priority",), "Calls that wait for a place at an upstream."),
-    Described("tollgate_upstream_in_flight_calls", Kind.GAUGE, ("upstream",), "Calls that an upstream is answering."),
+    Described("tollgate_upstream_in_flight_calls", Kind.GAUGE, ("upstream",), "Calls that an upstream is answering, lines of batches too."),
     Described(
         "tollgate_upstream_suspect",
         Kind.GAUGE,
         ("upstream",),
         "1 while an upstream has failed and not been seen well since.",
         Merge.LARGEST,
+    ),
+    Described(
+        "tollgate_unfinished_batches",
+        Kind.GAUGE,
+        ("status",),
+        "Batches of all processes that have not ended, by status.",
+        Merge.LARGEST,
+    ),
+    Described(
+        "tollgate_batch_waiting_lines",
+        Kind.GAUGE,
+        ("model",),
+        "Lines of batches in progress that have not ended, of all processes, by model.",
+        Merge.LARGEST,
+    ),
+    Described(
+        "tollgate_batch_oldest_age_seconds",
+        Kind.GAUGE,
+        (),
+        "Age of the oldest batch that waits to be validated or is in progress; 0: there is none.",
+        Merge.LARGEST,
+    ),
+    Described("tollgate_batch_in_flight_lines", Kind.GAUGE, (), "Lines of batches that run."),
+    Described(
+        "tollgate_batch_lines_total", Kind.COUNTER, ("status",), "Lines of batches that ended, completed or failed."
+    ),
+    Described(
+        "tollgate_batch_displaced_lines_total",
+        Kind.COUNTER,
+        (),
+        "Times that a call took the place of a line, which then began again.",
     ),
     Described("tollgate_spool_bytes", Kind.GAUGE, (), "Bytes of uploads that wait on disk for their upstream."),
     Described(
