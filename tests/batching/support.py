@@ -15,6 +15,7 @@ from proxy.ledger.batches.rows import batch_of, file_of, file_values
 from tests.support.stack import CONFIG, MODEL
 
 CHAT = "/v1/chat/completions"
+EMBEDDER = "granite-embedding:278m"
 
 
 def chat_line(number, content=None, url=CHAT, model=MODEL, **more):

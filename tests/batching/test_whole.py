@@ -10,10 +10,20 @@ from proxy.core.batches.objects import BatchStatus
 from proxy.core.money import nano_from_pico_up
 from proxy.core.usage import TariffClass, UsageType
 from proxy.ledger.batch_schema import batch_blocks, batch_lines, batches
-from tests.batching.support import batch_now, chat_line, create, ended, line, price_of, prices, results, used_nano
+from tests.batching.support import (
+    EMBEDDER,
+    batch_now,
+    chat_line,
+    create,
+    ended,
+    line,
+    price_of,
+    prices,
+    results,
+    used_nano,
+)
 from tests.ledger.support import rows_of
 
-EMBEDDER = "granite-embedding:278m"
 RERANKER = "nvidia/llama-nemotron-rerank-vl-1b-v2"
 
 
