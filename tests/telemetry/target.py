@@ -1,7 +1,7 @@
 """What Prometheus scrapes while the dashboard is tried: ``tollgate serve`` under calls of every kind.
 
 A simulated cluster stands behind it; both are processes of their own. Calls come over HTTP, as customers make them:
-streams and whole answers, some broken off, some refused, some with mistakes.
+streams and whole answers, some broken off, some refused, some with mistakes, and batches beside them.
 """
 
 import asyncio
@@ -121,8 +121,30 @@ async def _customer(base_url: str, keys: list[str], seed: int, over: threading.E
             await asyncio.sleep(chance.expovariate(20))
 
 
+async def _batches(base_url: str, key: str, over: threading.Event) -> None:
+    """Create a batch every second, one line of which fails."""
+    body = {"model": MODELS[0], "messages": [{"role": "user", "content": "Bonjour SIM:tokens=3"}], "max_tokens": 4}
+    wrong = {**body, "messages": [{"role": "user", "content": "SIM:status=400"}]}
+    about = {"method": "POST", "url": "/v1/chat/completions"}
+    lines = [{**about, "custom_id": str(at), "body": wrong if at == 0 else body} for at in range(10)]
+    data = "\n".join(map(json.dumps, lines))
+    headers = {"Authorization": f"Bearer {key}"}
+    async with aiohttp.ClientSession(base_url, headers=headers, timeout=aiohttp.ClientTimeout(total=10)) as session:
+        while not over.is_set():
+            form = aiohttp.FormData({"purpose": "batch"})
+            form.add_field("file", data, filename="lines.jsonl")
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with session.post("/v1/files", data=form) as answer:
+                    file_id = (await answer.json())["id"]
+                asked = {"input_file_id": file_id, "endpoint": about["url"], "completion_window": "24h"}
+                async with session.post("/v1/batches", json=asked) as answer:
+                    await answer.read()
+            await asyncio.sleep(1)
+
+
 async def _customers(base_url: str, keys: list[str], over: threading.Event) -> None:
-    await asyncio.gather(*[_customer(base_url, keys, seed, over) for seed in range(4)])
+    calling = [_customer(base_url, keys, seed, over) for seed in range(4)]
+    await asyncio.gather(*calling, _batches(base_url, keys[0], over))
 
 
 @contextlib.contextmanager

@@ -31,6 +31,8 @@ SIGNS_OF_LOAD = (
     "tollgate_time_to_first_token_seconds_count",
     "tollgate_account_euros_total",
     "tollgate_estimated_tokens_total",
+    'tollgate_tokens_total{class="batch"}',
+    'tollgate_batch_lines_total{status="failed"} > 0',
 )
 """Series that are there only when calls of every kind have been made."""
 
@@ -41,7 +43,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     folder: Path = tmp_path_factory.mktemp("prometheus")
     with running_target(folder) as port, running_prometheus(folder, port, ALERTS_FILE) as server:
         for sign in SIGNS_OF_LOAD:
-            server.wait_for(f"count_over_time({sign}[1m]) >= {SCRAPES_NEEDED}", 30)
+            server.wait_for(f"count_over_time(({sign})[1m:1s]) >= {SCRAPES_NEEDED}", 30)
         yield server
 
 
