@@ -150,7 +150,8 @@ class BlockRun:
         """Read the lines that have not ended. Of an input file that is gone they end at once."""
         claimed, tools = self.claimed, self._tools
         block = claimed.block
-        ended = await tools.ends.ended_lines(block)
+        # Whoever is the first to have it finds nothing that has ended.
+        ended = await tools.ends.ended_lines(block) if claimed.attempts > 1 else frozenset()
         try:
             data = await self._read()
         except FileMissingError:

@@ -34,7 +34,6 @@ from proxy.core.calls.priority import BATCH_PRIORITY
 from proxy.core.entries import Entry, Outcome
 from proxy.core.errors import ApiError, internal
 from proxy.core.headers import upstream_lines
-from proxy.core.limits import Limit
 from proxy.core.quotas import Allowance, cost_bound_pico
 from proxy.core.usage import TariffClass
 from proxy.limiter import Limiter, LimiterUnavailableError
@@ -53,6 +52,9 @@ PATIENCE: Final = 20
 """What a line may use up of it, as ``_COSTS`` says: a request that breaks its upstream is not sent for a day."""
 PAUSE_FIRST_S: Final = 0.5
 PAUSE_MAX_S: Final = 60.0
+KNOWN_S: Final = 0.5
+"""How long what is known of who pays serves the lines of his batch."""
+PAYERS_MAX: Final = 1024
 
 _WAITS: Final = frozenset({401, 403, 404, 408, 429, 502, 503, 504})
 """Statuses that say nothing about the request: it is busy or away, or our key or our catalogue is wrong."""
@@ -170,7 +172,7 @@ class Running:
         self._clock_ms = clock_ms
         self._clock = clock
         self._sleep = sleep
-        self._allowances: dict[tuple[Limit, ...], Allowance] = {}
+        self._payers: dict[str, tuple[float, Payer, Allowance]] = {}
         self.displaced = 0
 
     async def run(self, batch: Batch, line: Line) -> LineResult:
@@ -267,10 +269,8 @@ class Running:
     async def _ask(self, batch: Batch, call: PreparedCall, call_id: str) -> Flight | None:
         if self._is_degraded():
             return None
-        now_ms = self._clock_ms()
         try:
-            payer = self._budgets.payer(batch, now_ms)
-            allowance = self._allowance(await self._budgets.of(batch, now_ms))
+            payer, allowance = await self._payer(batch)
         except (PayerUnknownError, ApiError):  # of whom nothing is known now
             return None
         flight = self._flight(batch, call, call_id, payer, allowance)
@@ -302,13 +302,23 @@ class Running:
             TariffClass.BATCH,
         )
 
-    def _allowance(self, limits: tuple[Limit, ...]) -> Allowance:
-        made = self._allowances.get(limits)
-        if made is None:
-            if len(self._allowances) >= _REMEMBERED_MAX:
-                self._allowances.clear()
-            made = self._allowances[limits] = Allowance.of(limits)
-        return made
+    async def _payer(self, batch: Batch) -> tuple[Payer, Allowance]:
+        """Return who pays for a batch, and from what, as it was a moment ago.
+
+        Raises:
+            PayerUnknownError: nothing is known of him.
+            ApiError: 503: nothing is known of his credit.
+        """
+        now_s = self._clock()
+        known = self._payers.get(batch.id)
+        if known is None or not now_s - known[0] < KNOWN_S:
+            now_ms = self._clock_ms()
+            payer = self._budgets.payer(batch, now_ms)
+            limits = await self._budgets.of(batch, now_ms)
+            if len(self._payers) >= PAYERS_MAX:
+                self._payers.clear()
+            known = self._payers[batch.id] = (now_s, payer, Allowance.of(limits))
+        return known[1], known[2]
 
     async def _let_go(self, flight: Flight) -> None:
         """Give back what a line holds that used nothing; where that cannot be said, it expires."""
@@ -324,7 +334,7 @@ class Running:
         Raises:
             LimiterUnavailableError, PayerUnknownError, ApiError: it cannot be told now.
         """
-        allowance = self._allowance(await self._budgets.of(batch, self._clock_ms()))
+        _, allowance = await self._payer(batch)
         await self._limiter.record(batch.account_id, call_id, allowance.limits, allowance.amounts(0, cost_pico))
 
     # There and back
@@ -364,9 +374,6 @@ class Running:
             except DisplacedError:
                 line.has_begun = False
                 self.displaced += 1
-
-
-_REMEMBERED_MAX: Final = 1024
 
 
 def _answered(line: Line, call_id: str, custom_id: str, error: ApiError) -> LineResult:

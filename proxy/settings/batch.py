@@ -64,8 +64,13 @@ class BatchSettings(msgspec.Struct, frozen=True):
     ] = 30
     commit_interval_ms: Annotated[
         int,
-        Meta(ge=1, le=1000, description="How long a line that has ended waits for others, to be recorded together."),
-    ] = 100
+        Meta(
+            ge=1,
+            le=60_000,
+            description="How long a line that has ended waits for others of its block, to be recorded together: so "
+            "much work is done again when its process is killed.",
+        ),
+    ] = 1000
     poll_s: Annotated[float, Meta(gt=0, le=60, description="Between two looks for work that others have left.")] = 1.0
     input_days: Annotated[
         int, Meta(ge=0, le=3650, description="Days until an uploaded file is deleted; 0: when its owner does it.")
