@@ -5,8 +5,8 @@ that come before (queue.py, which has no part of its own for this), and the exch
 
 Rules:
 
-1. A place is spare when its upstream has one free beyond those that are kept, no call waits for it, and it has neither
-   failed nor turned anybody away a moment ago.
+1. A place is spare when its upstream has one free beyond those that are kept, and has neither failed nor turned anybody
+   away a moment ago. No call waits for such an upstream: while one does, it is full (queue.py).
 2. A call that finds all its upstreams full gets the place of a line that was let in as spare, at once: the newest one,
    so that the oldest come to their end. While a call waits for an upstream, no line holds a place there.
 3. Accounts whose lines wait take turns, and within an account the first to come is the first to go.
@@ -15,7 +15,7 @@ Rules:
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from proxy.core.fairness import Order, Waiting
@@ -114,10 +114,6 @@ class SpareCapacity:
             self._left(waiter)
             raise
 
-    def has_room(self, pools: "Iterable[UpstreamPool]") -> bool:
-        """Whether a line would get a place at once."""
-        return any(self._is_spare(pool) for pool in pools)
-
     def waiting(self) -> int:
         """Return how many lines wait."""
         return sum(len(group.order) for group in self._groups.values())
@@ -154,7 +150,6 @@ class SpareCapacity:
         places = pool.places
         return (
             pool.in_flight < places - places * self._kept_percent() // _PERCENT
-            and not pool.lines
             and (pool.spare_most is None or len(pool.spare_places) < pool.spare_most)
             and not pool.is_suspect
         )

@@ -5,6 +5,7 @@ The upstream answers when the test says so: what is asserted is an order, not a 
 
 import asyncio
 import contextlib
+import json
 import re
 from collections import Counter
 from typing import Self
@@ -15,10 +16,11 @@ from proxy.core.calls import PreparedCall
 from proxy.core.calls.priority import BATCH_PRIORITY
 from proxy.core.catalogue import Engine, Model, Upstream
 from proxy.core.endpoints import CHAT_COMPLETIONS
+from proxy.core.errors import ApiError
 from proxy.settings.types import QueueSettings, Timeouts
 from proxy.upstream.exchange import Request, exchange
 from proxy.upstream.failures import FailureKind, UpstreamError
-from proxy.upstream.pool import UpstreamPools
+from proxy.upstream.pool import BACKOFF_FIRST_S, UpstreamPools
 from proxy.upstream.queue import NoPlaceError
 from proxy.upstream.relay import Relay
 from proxy.upstream.spare import DisplacedError
@@ -120,18 +122,14 @@ class Server:
 class Bench:
     """Two kinds of callers before some servers."""
 
-    def __init__(self, *servers: Server, places=2, kept_percent=0, queue=None) -> None:
+    def __init__(self, *servers: Server, places=2, kept_percent=0, priority_field=False) -> None:
         self.upstreams = tuple(
-            Upstream(f"u{number}", server.url, Engine.VLLM, in_flight_max=places)
+            Upstream(f"u{number}", server.url, Engine.VLLM, None, places, priority_field)
             for number, server in enumerate(servers)
         )
         self.kept_percent = kept_percent
-        self.pools = UpstreamPools(
-            Timeouts,
-            asyncio.get_running_loop().time,
-            lambda: queue or QueueSettings(),
-            lambda: self.kept_percent,
-        )
+        self.now_s = 100.0
+        self.pools = UpstreamPools(Timeouts, lambda: self.now_s, QueueSettings, lambda: self.kept_percent)
         self.failures: list[FailureKind] = []
         self.requests: dict[str, Request] = {}
         self.tasks: list[asyncio.Task] = []
@@ -143,8 +141,7 @@ class Bench:
         return request
 
     def _relay(self, on_over) -> Relay:
-        clock = asyncio.get_running_loop().time
-        return Relay(Port(), None, lambda *_, **__: b"", 1 << 20, 1 << 20, None, 5.0, clock, on_over)
+        return Relay(Port(), None, lambda *_, **__: b"", 1 << 20, 1 << 20, None, 5.0, lambda: self.now_s, on_over)
 
     def _failed(self, pool, kind) -> None:
         self.failures.append(kind)
@@ -379,29 +376,47 @@ async def test_an_upstream_that_is_away_gets_no_line_while_it_is_suspect():
         with pytest.raises(UpstreamError) as caught:
             await bench.line("line")
         assert caught.value.kind is FailureKind.UNREACHABLE
-        assert not bench.pools.spare.has_room(bench.pools.all())
-        bench.line("waits")
+        line = bench.line("waits")
         await bench.waiting(1)
-        assert bench.failures == [FailureKind.UNREACHABLE]
+        bench.pool.sweep()
+        assert (bench.pools.spare.waiting(), bench.failures) == (1, [FailureKind.UNREACHABLE])
+        bench.now_s += BACKOFF_FIRST_S
+        bench.pool.sweep()
+        with pytest.raises(UpstreamError):
+            await line
 
 
-async def test_a_kept_connection_that_was_closed_meanwhile_is_replaced_once():
-    async with Server() as server, Bench(server, places=1) as bench:
-        first = bench.line("first")
-        await server.has(1)
-        server.answer("first")
-        await first
-        connection = bench.pool._idle[0]
+async def test_a_kept_connection_that_was_closed_meanwhile_is_replaced_by_a_new_one_not_by_another_kept_one():
+    async with Server() as server, Bench(server, places=2) as bench:
+        both = [bench.line("one"), bench.line("other")]
+        await server.has(2)
+        server.answer("one", "other")
+        await asyncio.gather(*both)
+        kept = bench.pool._idle[-1]
         line = bench.line("line")
         await asyncio.sleep(0)
-        connection.connection_lost(None)  # as the loop tells of it
-        assert (await server.has(2))[-1] == "line"
+        kept.connection_lost(None)  # as the loop tells of it
         async with asyncio.timeout(10):
             while server.came.count("line") < 2:
                 await asyncio.sleep(0)
         server.answer("line")
         assert await _statuses(line) == [200]
-        assert bench.pool.in_flight == 0
+        assert (bench.pool.in_flight, server.connections) == (0, 3)
+
+
+async def test_an_engine_that_takes_a_priority_hears_the_lowest_for_lines():
+    async with Server() as server, Bench(server, priority_field=True) as bench:
+        line, call = bench.line('{"priority":-9}'), bench.call("{}")
+        assert sorted(await server.has(2)) == ['{"priority":0}', '{"priority":1}']  # vLLM begins with the lowest number
+        server.answer(*server.came)
+        assert await _statuses(line, call) == [200, 200]
+
+
+async def test_a_line_that_cannot_be_sent_as_it_is_gives_its_place_back():
+    async with Server() as server, Bench(server, places=1, priority_field=True) as bench:
+        with pytest.raises(ApiError):
+            await bench.line(json.dumps({f"m{number}": number for number in range(1001)} | {"priority": 0}))
+        assert (bench.pool.in_flight, server.came) == (0, [])
 
 
 async def test_places_that_a_reload_has_taken_away_are_given_up_by_lines_first():
