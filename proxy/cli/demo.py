@@ -16,7 +16,7 @@ from rich.console import Console
 
 from proxy.app import App
 from proxy.app import serve as serve_one
-from proxy.cli.greeting import Greeting, write_sound
+from proxy.cli.greeting import Greeting, write_batch, write_sound
 from proxy.cli.ledger_session import config_option
 from proxy.cli.serve import load_holder, run
 from proxy.clock import unix_ms
@@ -36,6 +36,7 @@ ACCOUNT: Final = "demo"
 TIER: Final = "tier1"
 KEY_FILE: Final = "demo-key.json"
 SOUND_FILE: Final = "demo.wav"
+BATCH_FILE: Final = "demo-batch.jsonl"
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -116,9 +117,12 @@ def _greet(app: App, holder: SettingsHolder, token: str, upstream: str, config_d
         token=token,
         models=holder.current.models,
         sound=locate(proxy).state_dir / SOUND_FILE,
+        batch=locate(proxy).state_dir / BATCH_FILE,
         usage_command=f"{prefix}.venv/bin/tollgate usage {where}--account {ACCOUNT}",
     )
     write_sound(greeting.sound)
+    if greeting.chat_model is not None:
+        write_batch(greeting.batch, greeting.chat_model)
     say = Console(highlight=False, soft_wrap=True).print
     say(f"\n[bold]Tollgate[/bold] listens on {greeting.url}, in front of {upstream}.", markup=True)
     say(f"Limits: {'Redis' if proxy.redis_url else 'in memory'}; ledger: "

@@ -1,6 +1,6 @@
 """What ``tollgate demo`` prints: commands to paste, for every route that is served.
 
-What belongs here: the lines, as pure functions, and the sound that one of them sends. What does not: starting anything
+What belongs here: the lines, as pure functions, and the files that some of them send. What does not: starting anything
 (demo.py). Each command runs as it stands in a POSIX shell with curl.
 """
 
@@ -22,6 +22,7 @@ _SOUND_S: Final = 2
 _SOUND_HZ: Final = 440
 _FRAMES_PER_SECOND: Final = 8000
 _SHOWN_CHARACTERS: Final = 160
+_BATCH_LINES: Final = 20
 _CHAT: Final = {"messages": [{"role": "user", "content": "Bonjour !"}], "max_tokens": 100}
 _RERANK: Final = {
     "query": "Quelle est la capitale de la France ?",
@@ -37,6 +38,7 @@ class Greeting(msgspec.Struct, frozen=True):
         token: of the demo account's key.
         models: by every name that a customer may use.
         sound: a file to transcribe.
+        batch: a file of requests.
         usage_command: shows what the account has used.
     """
 
@@ -44,12 +46,13 @@ class Greeting(msgspec.Struct, frozen=True):
     token: str
     models: Mapping[str, Model]
     sound: Path
+    batch: Path
     usage_command: str
 
     def lines(self) -> Iterator[str]:
         """Yield the first call, what it cost, and one line for each further route."""
         bearer = f"Authorization: Bearer {self.token}"
-        name = CHAT_MODEL if CHAT_MODEL in self.models else self._model("/v1/chat/completions")
+        name = self.chat_model
         if name is not None:
             yield "\nPaste this into another terminal:\n"
             yield f"curl -si {self.url}/v1/chat/completions \\"
@@ -60,6 +63,9 @@ class Greeting(msgspec.Struct, frozen=True):
         yield "\nMore to try, once these are set:\n"
         yield f"API={self.url}/v1 KEY={shlex.quote(bearer)} JSON='Content-Type: application/json'\n"
         yield from self._further()
+        if self.chat_model is not None:
+            yield f"\nAnd {_BATCH_LINES} requests at half the price: send them, see how far they are, fetch the answers:\n"
+            yield from self._batch()
         yield "\nCtrl+C ends it; what was used stays in the ledger.\n"
 
     def _further(self) -> Iterator[str]:
@@ -74,6 +80,20 @@ class Greeting(msgspec.Struct, frozen=True):
             yield f'curl -s $API/audio/transcriptions -H "$KEY" {file}'
         yield 'curl -s $API/models -H "$KEY"'
         yield 'curl -s $API/usage -H "$KEY"'
+
+    def _batch(self) -> Iterator[str]:
+        made = 'curl -s $API/batches -H "$KEY"'
+        upload = f'curl -s $API/files -H "$KEY" -F purpose=batch -F file=@{shlex.quote(str(self.batch))}'
+        asked = '{"input_file_id":"\'$FILE\'","endpoint":"/v1/chat/completions","completion_window":"24h"}'
+        yield f"FILE=$({upload} | {_first('id')})"
+        yield f"""{made} -H "$JSON" -d '{asked}'"""
+        yield made
+        yield f'curl -s $API/files/$({made} | {_first("output_file_id")})/content -H "$KEY"'
+
+    @property
+    def chat_model(self) -> str | None:
+        """The model for chats: that of the documentation, or the first that there is; None: there is none."""
+        return CHAT_MODEL if CHAT_MODEL in self.models else self._model("/v1/chat/completions")
 
     def _model(self, route: str) -> str | None:
         """Return the first model that serves a route; None: there is none, or no such route."""
@@ -91,6 +111,23 @@ def write_sound(path: Path) -> None:
     with wave.open(str(path), "wb") as sound:
         sound.setparams((1, 1, _FRAMES_PER_SECOND, 0, "NONE", ""))
         sound.writeframes(frames)
+
+
+def write_batch(path: Path, model: str) -> None:
+    """Write a file of requests, a line each, unless it is there."""
+    if path.exists():
+        return
+    body = {"model": model, **_CHAT}
+    lines = [
+        {"custom_id": f"request-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+        for number in range(1, _BATCH_LINES + 1)
+    ]
+    path.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
+
+
+def _first(member: str) -> str:
+    """Return what prints the first value of a member, which is a text, of JSON without blanks."""
+    return f"""grep -o '"{member}":"[^"]*"' | head -1 | cut -d'"' -f4"""
 
 
 def _body(model: str, members: Mapping[str, object]) -> str:

@@ -103,6 +103,21 @@ def test_the_sound_is_there_and_is_transcribed(demo: Demo, state: Path) -> None:
     assert "2 seconds" in json.loads(demo.paste(demo.further["/audio/transcriptions"]))["text"]
 
 
+def test_a_batch_is_sent_looked_at_and_its_answers_are_fetched(demo: Demo) -> None:
+    block = next(block for block in demo.blocks if block.startswith("FILE="))
+    upload, create, look, fetch = block.splitlines()
+    assert json.loads(demo.paste(f"{upload}\n{create}"))["status"] == "validating"
+
+    def status() -> str:
+        """How far the batch is."""
+        return json.loads(demo.paste(look))["data"][0]["status"]
+
+    eventually(lambda: status() == "completed")
+    answers = [json.loads(line) for line in demo.paste(fetch).splitlines()]
+    assert [answer["custom_id"] for answer in answers] == [f"request-{number}" for number in range(1, 21)]
+    assert all(answer["response"]["status_code"] == 200 for answer in answers)
+
+
 def test_models_and_usage_are_shown(demo: Demo) -> None:
     assert "gpt-oss:120b" in {model["id"] for model in json.loads(demo.paste(demo.further["/models"]))["data"]}
     assert isinstance(json.loads(demo.paste(demo.further["/usage"])), dict)
