@@ -15,6 +15,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from datetime import datetime
@@ -44,6 +45,10 @@ CONNECTIONS_MAX: Final = 64
 _MARK: Final = "upload"
 """What an object was uploaded as tells an upload from another of the same name."""
 _MISSING: Final = frozenset({"NoSuchKey", "404"})
+
+# What it says below is of requests with their signatures, and of bodies: neither is for a log.
+logging.getLogger("botocore").setLevel(logging.INFO)
+logging.getLogger("aiobotocore").setLevel(logging.INFO)
 
 T = TypeVar("T")
 
