@@ -39,7 +39,7 @@ BATCHES = (BATCH_MAX, 500)
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
 ACCOUNTS = 1000
 FLOOR = 10_000
-"""Entries a second that either engine must take, median of the rounds."""
+"""Entries a second that either engine must take in the largest batches, median of the rounds."""
 START_MS = 1_795_518_000_000  # 2026-11-24 12:00 in Paris
 SPREAD_MS = 10
 """From one call to the next."""
@@ -61,6 +61,7 @@ class Speed:
     Args:
         engine: as the report calls it.
         batch: entries in a transaction.
+        is_judged: whether it must not be under ``FLOOR``.
         raw_per_s: entries a second of each round, bare rows.
         sealed_per_s: the same through ``Ledger.insert``.
         cpu_us: processor time for an entry through ``Ledger.insert``, in this process and in the server, of each round.
@@ -68,6 +69,7 @@ class Speed:
 
     engine: str
     batch: int
+    is_judged: bool = True
     raw_per_s: list[float] = field(default_factory=list)
     sealed_per_s: list[float] = field(default_factory=list)
     cpu_us: list[float] = field(default_factory=list)
@@ -79,7 +81,7 @@ class Speed:
     def problem(self) -> str | None:
         """Say what is not good enough."""
         median = statistics.median(self.sealed_per_s)
-        if median >= FLOOR:
+        if median >= FLOOR or not self.is_judged:
             return None
         return f"ingest: {self.engine}, {self.batch} a transaction: {median:,.0f} entries/s are under {FLOOR:,}"
 
@@ -88,7 +90,11 @@ class Speed:
         cells = [self.engine, f"{self.batch:,}"]
         for figures in (self.raw_per_s, self.sealed_per_s):
             cells += [f"{statistics.median(figures):,.0f}", f"{max(figures):,.0f}"]
-        cells += [f"{self.ratio():.2f}x", f"{statistics.median(self.cpu_us):.1f}", f">= {FLOOR:,}"]
+        cells += [
+            f"{self.ratio():.2f}x",
+            f"{statistics.median(self.cpu_us):.1f}",
+            f">= {FLOOR:,}" if self.is_judged else "",
+        ]
         return f"| {' | '.join(cells)} |"
 
 
@@ -157,7 +163,7 @@ def measure_ingest(rounds: int, entries: int = ENTRIES, batches: Sequence[int] =
         batches: sizes of a transaction.
     """
     calls = list(some_entries(entries))
-    speeds = [Speed(engine, batch) for batch in batches for engine in (SQLITE, POSTGRESQL)]
+    speeds = [Speed(engine, batch, batch == max(batches)) for batch in batches for engine in (SQLITE, POSTGRESQL)]
     with tempfile.TemporaryDirectory(prefix="tollgate-ingest-") as folder, postgres_server(Path(folder)) as url:
         engines = Engines(Path(folder), url)
         for speed in speeds:

@@ -244,16 +244,17 @@ def test_the_limiters_loads_run_on_a_redis_and_on_a_cluster() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sealed_per_s", "problems"),
+    ("sealed_per_s", "is_judged", "problems"),
     [
-        ([9_000.0, FLOOR, 20_000.0], []),
-        ([9_000.0, 9_999.0, 20_000.0], ["ingest: SQLite, 500 a transaction: 9,999 entries/s are under 10,000"]),
+        ([9_000.0, FLOOR, 20_000.0], True, []),
+        ([9_000.0, 9_999.0, 20_000.0], True, ["ingest: SQLite, 500 a transaction: 9,999 entries/s are under 10,000"]),
+        ([9_000.0, 9_999.0, 20_000.0], False, []),
     ],
 )
 def test_what_the_ledger_takes_is_judged_by_the_median_of_the_rounds(
-    sealed_per_s: list[float], problems: list[str]
+    sealed_per_s: list[float], is_judged: bool, problems: list[str]
 ) -> None:
-    result = IngestResult([Speed("SQLite", 500, [20_000.0, 40_000.0, 20_000.0], sealed_per_s, [50.0, 60.0, 70.0])])
+    result = IngestResult([Speed("SQLite", 500, is_judged, [20_000.0, 40_000.0, 20_000.0], sealed_per_s, [9.0] * 3)])
     assert result.problems() == problems
     assert " | 0.45x | " in result.markdown()
 
