@@ -64,7 +64,7 @@ class Greeting(msgspec.Struct, frozen=True):
         yield f"API={self.url}/v1 KEY={shlex.quote(bearer)} JSON='Content-Type: application/json'\n"
         yield from self._further()
         if self.chat_model is not None:
-            yield f"\nAnd {_BATCH_LINES} requests at half the price: send them, see how far they are, fetch the answers:\n"
+            yield f"\nAnd {_BATCH_LINES} requests at half the price: send them, see how far they are, fetch answers:\n"
             yield from self._batch()
         yield "\nCtrl+C ends it; what was used stays in the ledger.\n"
 
