@@ -24,8 +24,6 @@ async def lines_of(pieces: AsyncIterator[bytes], line_bytes_max: int) -> AsyncGe
                 size += end - start
                 if size <= line_bytes_max:
                     kept.append(piece[start:end])
-                else:
-                    kept.clear()
                 if newline >= 0:
                     yield b"".join(kept) if size <= line_bytes_max else size
                     kept.clear()
