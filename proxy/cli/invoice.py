@@ -107,7 +107,9 @@ def draft(
 @invoice.command()
 @_month_option
 @click.option("--account", help="Of this account only: name or id.")
-@click.option("--late-ok", is_flag=True, help="Also where entries of the month still wait in outboxes.")
+@click.option(
+    "--late-ok", is_flag=True, help="Also where entries of the month wait in outboxes, or its batches have not ended."
+)
 @json_option
 @config_option
 def issue(*, month: str, account: str | None, late_ok: bool, as_json: bool, config_dir: Path) -> None:

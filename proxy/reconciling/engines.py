@@ -205,9 +205,8 @@ def _judged(
         return "several choices count a prompt each; calls that were not charged; or who asks the server directly", True
     if sums.unbilled:
         return "calls that the server failed are not charged", True
-    if in_batches:
-        return "lines of batches that gave their place up were run again", True
-    return "calls that were not charged, or who asks the server directly", False
+    why = "calls that were not charged, or who asks the server directly"
+    return "lines of batches that gave their place up were run again" if in_batches else why, in_batches
 
 
 def all_servers(findings: Iterable[Finding], skipped: Iterable[Server]) -> Finding:

@@ -254,7 +254,12 @@ WATCHED: Final = (
     ),
     Described("tollgate_worker_restarts_total", Kind.COUNTER, (), "Workers that died and were started again."),
     Described("tollgate_queued_calls", Kind.GAUGE, ("priority",), "Calls that wait for a place at an upstream."),
-    Described("tollgate_upstream_in_flight_calls", Kind.GAUGE, ("upstream",), "Calls that an upstream is answering, lines of batches too."),
+    Described(
+        "tollgate_upstream_in_flight_calls",
+        Kind.GAUGE,
+        ("upstream",),
+        "Calls that an upstream is answering, lines of batches too.",
+    ),
     Described(
         "tollgate_upstream_suspect",
         Kind.GAUGE,

@@ -4,9 +4,9 @@ What belongs here: which accounts are invoiced, in batches, and what is said of 
 invoice says (core/invoicing/drafting.py), and the way of a draft to the ledger (press.py).
 
 A month opens a few days after its end (``grace_days``), because entries are on their way. An account whose entries of
-the month wait in an outbox that can be seen here is refused until they have arrived. What comes later still is no loss:
-the next invoice of the account carries it. Months are invoiced in order: while an earlier month with usage has no
-invoice, a later one is refused.
+the month wait in an outbox that can be seen here, or whose batches of the month have not ended, is refused until then.
+What comes later still is no loss: the next invoice of the account carries it. Months are invoiced in order: while an
+earlier month with usage has no invoice, a later one is refused.
 
 Where drawn credit is shown as lines, those refer to the deposit invoice that has borne the VAT: lots that have none get
 it first.
@@ -28,6 +28,7 @@ from proxy.core.invoicing.numbers import opens_ms, opens_on
 from proxy.core.invoicing.terms import DrawnCredit
 from proxy.core.parties import Buyer
 from proxy.ledger.accounts import Accounts
+from proxy.ledger.batches.overview import Overview
 from proxy.ledger.buyers import Buyers
 from proxy.ledger.month_facts import MonthFactsReader, MonthState
 from proxy.ledger.outbox_file import read_pending_of_month
@@ -82,7 +83,7 @@ class Months:
         Args:
             month: ``YYYY-MM``.
             account: name or id; None: everybody.
-            despite_waiting: also where entries of the month wait in outboxes: the next invoice carries them.
+            despite_waiting: also where entries of the month are still to come: the next invoice carries them.
             advanced: called with how many accounts are done, and how many there are.
 
         Returns:
@@ -100,7 +101,7 @@ class Months:
         outcomes = {
             known.id: Outcome(known.name, Result.REFUSED, why=why) for known, why in self._barred(month, wanted)
         }
-        waiting = {} if despite_waiting else self._waiting(month)
+        waiting = {} if despite_waiting else await self._waiting(month)
         for known in wanted:
             if known.id in waiting and known.id not in outcomes:
                 outcomes[known.id] = Outcome(known.name, Result.REFUSED, why=_waits(known, month, waiting[known.id]))
@@ -118,11 +119,15 @@ class Months:
             if now_ms < opens_ms(month, known.timezone, terms):
                 yield known, f"{month} can be invoiced from {opens_on(month, terms)} on ({known.timezone})"
 
-    def _waiting(self, month: str) -> dict[str, int]:
-        """Return how many entries of a month wait in outboxes, by account id."""
-        return Counter(
+    async def _waiting(self, month: str) -> dict[str, str]:
+        """Return what is still to come of a month, in words, by account id."""
+        unfinished = await Overview(self._office.database).unfinished_of(month)
+        entries = Counter(
             entry.account_id for path in self._office.outboxes for entry in read_pending_of_month(path, month)
         )
+        return {id_: _unfinished(count) for id_, count in unfinished.items()} | {
+            id_: _in_outbox(count) for id_, count in entries.items()
+        }
 
     async def _issue_batch(self, month: str, batch: Sequence[Account]) -> dict[str, Outcome]:
         outcomes: dict[str, Outcome] = {}
@@ -208,9 +213,15 @@ def _out_of_order(state: MonthState) -> str:
     return f"{months} has no invoice yet, and months are invoiced in order: {first}"
 
 
-def _waits(account: Account, month: str, count: int) -> str:
+def _in_outbox(count: int) -> str:
     entries = "entry waits" if count == 1 else "entries wait"
-    return (
-        f"{count} {entries} for the ledger in an outbox: try again in a moment, or let the next invoice of "
-        f"{account.name} carry what comes after this one of {month} (--late-ok)"
-    )
+    return f"{count} {entries} for the ledger in an outbox: try again in a moment"
+
+
+def _unfinished(count: int) -> str:
+    batches = "batch of it has" if count == 1 else "batches of it have"
+    return f"{count} {batches} not ended (tollgate batch list): try again when they have"
+
+
+def _waits(account: Account, month: str, what: str) -> str:
+    return f"{what}, or let the next invoice of {account.name} carry what comes after this one of {month} (--late-ok)"

@@ -18,6 +18,7 @@ from proxy.ledger.schema import accounts, entries
 
 UNFINISHED: Final = tuple(status for status in BatchStatus if status not in ENDED)
 """Statuses that batches leave again."""
+_UNFINISHED: Final = [status.value for status in UNFINISHED]
 _BEFORE_THEIR_END: Final = frozenset({BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS})
 
 
@@ -89,6 +90,17 @@ class Overview:
         async with self._database.read() as connection:
             return sum(cost_pico for call_id, cost_pico in await connection.execute(query) if call_id in own)
 
+    async def unfinished_of(self, month: str) -> dict[str, int]:
+        """Return how many batches of a billing month have not ended, by account id: their lines are still to come."""
+        table = batches.c
+        query = (
+            select(table.account_id, func.count())
+            .where(table.month == month, table.status.in_(_UNFINISHED))
+            .group_by(table.account_id)
+        )
+        async with self._database.read() as connection:
+            return {account_id: int(count) for account_id, count in await connection.execute(query)}
+
     async def depth(self) -> Depth:
         """Return what there is to do."""
         table = batches.c
@@ -100,7 +112,7 @@ class Overview:
                 func.sum(table.total - table.completed - table.failed),
                 func.min(table.created_ms),
             )
-            .where(table.status.in_([status.value for status in UNFINISHED]))
+            .where(table.status.in_(_UNFINISHED))
             .group_by(table.status, table.model)
         )
         counts = {status.value: 0 for status in UNFINISHED}

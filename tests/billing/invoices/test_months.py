@@ -9,6 +9,7 @@ from proxy.billing.documents import files_of
 from proxy.billing.documents.validating import rule_mistakes
 from proxy.billing.invoices.outcomes import IssueError, WrongDocumentError
 from proxy.billing.invoices.workshop import Craft
+from proxy.core.batches.objects import ENDED, BatchStatus
 from proxy.core.invoicing.checking import mistakes_against, mistakes_of
 from proxy.core.invoicing.document import LineKind
 from proxy.core.usage import UsageType
@@ -16,6 +17,7 @@ from proxy.ledger.errors import DamagedError, LedgerRefusedError
 from proxy.ledger.invoice_schema import invoices
 from proxy.ledger.outbox import Outbox
 from tests.billing.invoices.support import Desk, buyer, random_entries
+from tests.ledger.batches.support import add_batch
 from tests.ledger.support import entry
 from tests.support.tampering import unguard
 
@@ -148,6 +150,22 @@ async def test_an_account_whose_entries_wait_in_an_outbox_is_refused(desk, tmp_p
     assert outcomes["acme"][1].startswith("1 entry waits for the ledger in an outbox")
     outcomes = await desk.issue("2026-11", despite_waiting=True)
     assert outcomes["acme"] == ("issued", "F-2026-000002")
+
+
+@pytest.mark.parametrize("status", [status for status in BatchStatus if status not in ENDED])
+async def test_an_account_whose_batches_of_the_month_have_not_ended_is_refused(desk, database, status):
+    waiting, other = await desk.account("acme"), await desk.account("other")
+    for account in (waiting, other):
+        await desk.use(account, "2026-11-05")
+    await add_batch(database, waiting, status=status)
+    await add_batch(database, waiting, status=BatchStatus.COMPLETED)
+    await add_batch(database, other, status=status, month="2026-12", day="2026-12-01")
+    await add_batch(database, other, status=BatchStatus.EXPIRED)
+    outcomes = await desk.issue("2026-11")
+    assert outcomes["other"] == ("issued", "F-2026-000001")
+    assert outcomes["acme"][0] == "refused"
+    assert outcomes["acme"][1].startswith("1 batch of it has not ended")
+    assert (await desk.issue("2026-11", despite_waiting=True))["acme"] == ("issued", "F-2026-000002")
 
 
 async def test_who_has_no_buyer_is_told_and_holds_nobody_up(desk):
