@@ -171,6 +171,8 @@ class BatchWork:
         finally:
             watching.cancel()
             removing.cancel()
+            # Their statements are rolled back before the database is closed, which would wait for ever after it.
+            await asyncio.gather(watching, removing, return_exceptions=True)
 
     def show(self, metrics: Metrics) -> None:
         """Let the metrics read what is known of batches."""
