@@ -10,7 +10,7 @@ those with a model: its name says which, its scope says whose.
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, true
+from sqlalchemy import ColumnElement, func, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.entries import Entry
@@ -18,7 +18,7 @@ from proxy.core.limit_names import KEY_NAMES, MODEL_NAMES, model_of_scope
 from proxy.core.limits import Limit, Measure, Stamp
 from proxy.core.money import nano_from_pico_up
 from proxy.core.usage import TariffClass
-from proxy.ledger.batch_schema import batch_blocks, batch_lines, batches
+from proxy.ledger.batches.untold import UNTOLD
 from proxy.ledger.rows import output_tokens
 from proxy.ledger.schema import entries, keys, rollups_monthly
 
@@ -138,14 +138,8 @@ async def latest_calls(
     )
     settled = [(settled_ms, call_id) for settled_ms, call_id in rows]
     settled += [(entry.settled_ms, entry.call_id) for entry in missing if entry.settled_ms > since_ms]
+    untold = UNTOLD.subquery().c
     lines = await connection.execute(
-        select(batch_lines.c.call_id)
-        .join(batches, batches.c.id == batch_lines.c.batch_id)
-        .join(
-            batch_blocks,
-            and_(batch_blocks.c.batch_id == batches.c.id, batch_blocks.c.unsettled == batch_lines.c.segment),
-        )
-        .where(batches.c.account_id == account_id)
-        .order_by(batch_lines.c.call_id)
+        select(untold.call_id).where(untold.account_id == account_id).order_by(untold.call_id)
     )
     return (*lines.scalars(), *(call_id for _, call_id in sorted(settled)[-_CALLS_MAX:]))

@@ -11,12 +11,13 @@ from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.entries import Entry, Outcome
 from proxy.core.money import PICO_PER_NANO, nano_from_pico_up
 from proxy.core.usage import TariffClass, UsageType
+from proxy.ledger.batches.untold import UNTOLD
 from proxy.ledger.database import Database
 from proxy.ledger.recount import MEGA
 from proxy.ledger.rows import values_of
@@ -54,12 +55,16 @@ class SpentSums(msgspec.Struct, frozen=True):
         noted: the same of calls in flight, as far as they have noted it.
         ever: by account, of those that were asked for: everything that they ever spent.
         ever_noted: the same of calls in flight.
+        untold: of what is settled, the lines of batches that the limiter may not have been told of.
+        ever_untold: the same of everything ever.
     """
 
     settled: dict[Holder, Spent]
     noted: dict[Holder, Spent]
     ever: dict[str, Spent]
     ever_noted: dict[str, Spent]
+    untold: dict[Holder, Spent]
+    ever_untold: dict[str, Spent]
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -131,11 +136,15 @@ class Totals:
             in_flight = await missing_entries(connection, self._statements, noted)
             settled = await _spent(connection, by_holder, table.month.in_(sorted(months)))
             for_ever = await _spent(connection, (table.account_id,), table.account_id.in_(sorted(ever)))
-        sums = SpentSums({}, {}, {}, {})
+            untold = await _spent(connection, by_holder, _UNTOLD)
+        sums = SpentSums({}, {}, {}, {}, {}, {})
         for row in settled:
             sums.settled[row[0], row[1], row[2]] = _spent_of(*row[3:])
         for row in for_ever:
             sums.ever[row[0]] = _spent_of(*row[1:])
+        for row in untold:
+            sums.untold[row[0], row[1], row[2]] = spent = _spent_of(*row[3:])
+            sums.ever_untold.setdefault(row[0], Spent()).add(spent)
         known = {entry.call_id for entry in missing}
         in_flight = [entry for entry in in_flight if entry.call_id not in known]
         for some, by_key, by_account in ((missing, sums.settled, sums.ever), (in_flight, sums.noted, sums.ever_noted)):
@@ -157,6 +166,9 @@ class Totals:
         async with self._database.read() as connection:
             missing = await missing_entries(connection, self._statements, waiting)
             return {instant_ms: await _served(connection, instant_ms, missing) for instant_ms in sorted({*since_ms})}
+
+
+_UNTOLD: Final = tuple_(entries.c.account_id, entries.c.month, entries.c.call_id).in_(UNTOLD)
 
 
 async def _spent(

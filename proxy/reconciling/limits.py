@@ -8,9 +8,10 @@ most what has been committed, and with its holds at least that. It is read befor
 
     spent before  <=  entries, in the ledger and waiting  <=  spent after + held after
 
-When nothing goes on both ends are the same number. Two things widen the middle: each call is rounded up to a
-nano-euro by itself, unless it was seeded with others; and a call whose process died is charged with what it had noted,
-before it becomes an entry at the next start.
+When nothing goes on both ends are the same number. Three things widen the middle: each call is rounded up to a
+nano-euro by itself, unless it was seeded with others; a call whose process died is charged with what it had noted,
+before it becomes an entry at the next start; and a line of a batch whose process died is an entry before the limiter is
+told of it, by whoever takes it over.
 """
 
 import asyncio
@@ -157,31 +158,35 @@ async def _look(store: Store, budgets: Sequence[Budget]) -> list[LimitState | No
     return states
 
 
-_ByAccount = dict[tuple[str, str], dict[str, tuple[Spent, Spent]]]
-"""Settled and noted by (account, month) and key."""
+_ByAccount = dict[tuple[str, str], dict[str, tuple[Spent, Spent, Spent]]]
+"""Settled, noted and untold by (account, month) and key."""
 
 
 def _by_account(sums: SpentSums) -> _ByAccount:
     found: _ByAccount = {}
-    for place, of in enumerate((sums.settled, sums.noted)):
+    for place, of in enumerate((sums.settled, sums.noted, sums.untold)):
         for (account_id, key_id, month), spent in of.items():
-            both = found.setdefault((account_id, month), {}).setdefault(key_id, (Spent(), Spent()))
-            both[place].add(spent)
+            all_three = found.setdefault((account_id, month), {}).setdefault(key_id, (Spent(), Spent(), Spent()))
+            all_three[place].add(spent)
     return found
 
 
 def _expected(budget: Budget, sums: SpentSums, by_account: _ByAccount) -> Span:
-    """Return between which nano-euros a budget must be: rounded up once, or each call by itself and what is noted."""
+    """Return between which nano-euros a budget must be.
+
+    At least what is settled and told, rounded up once; at most all of it and what is noted, each call by itself.
+    """
     account_id, month = budget.account.id, budget.limit.period
-    settled, noted = Spent(), Spent()
+    settled, noted, untold = Spent(), Spent(), Spent()
     if not month:
         settled.add(sums.ever.get(account_id, Spent()))
         noted.add(sums.ever_noted.get(account_id, Spent()))
-    for key_id, both in by_account.get((account_id, month), {}).items():
+        untold.add(sums.ever_untold.get(account_id, Spent()))
+    for key_id, of_key in by_account.get((account_id, month), {}).items():
         if budget.key_ids is None or key_id in budget.key_ids:
-            settled.add(both[0])
-            noted.add(both[1])
-    return Span(nano_from_pico_up(settled.pico), settled.nano_each_up + noted.nano_each_up)
+            for all_of_them, some in zip((settled, noted, untold), of_key, strict=True):
+                all_of_them.add(some)
+    return Span(nano_from_pico_up(settled.pico - untold.pico), settled.nano_each_up + noted.nano_each_up)
 
 
 def _subject(budget: Budget) -> Subject:

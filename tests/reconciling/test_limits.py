@@ -14,6 +14,8 @@ from proxy.core.money import PICO_PER_EURO, nano_from_pico_up
 from proxy.core.usage import UsageType
 from proxy.ledger import waiting
 from proxy.ledger.accounts import Accounts
+from proxy.ledger.batches.ends import Ends
+from proxy.ledger.batches.leasing import Leases
 from proxy.ledger.database import Database
 from proxy.ledger.keys import Keys
 from proxy.ledger.outbox import Outbox
@@ -22,6 +24,7 @@ from proxy.limiter.redis import RedisLimiter
 from proxy.reconciling.findings import Finding, Source, Status
 from proxy.reconciling.limits import budgets_of
 from proxy.reconciling.reconciling import Reconciler
+from tests.ledger.batches.support import ANY, add_batch, block, line_end, line_entry
 from tests.ledger.support import NOON_MS, entry
 from tests.reconciling.support import asked, drifts, reconciler, repaired, settings_of
 
@@ -200,6 +203,34 @@ async def test_a_budget_that_lacks_less_than_calls_in_flight_hold_is_left_alone(
 
     assert (await compare(desk)).status is Status.AGREES
     assert await repaired(desk, LIMITS) == []
+
+
+async def test_lines_of_a_batch_whose_process_died_are_entries_before_the_limiter_is_told(
+    desk: Reconciler, served: Served, database: Database
+):
+    """Their holds have expired with nothing. Put right now, the budget would count them twice: they will be told."""
+    await served.call()
+    batch = await add_batch(database, served.account.id, key_id=served.keys[0].id)
+    await Leases(database).claim_blocks("one", [], ANY, 99, NOON_MS, NOON_MS + 30_000)
+    ends = Ends(database, served.ledger)
+    told, untold = line_entry(batch, 0, key_id=batch.key_id), line_entry(batch, 1, key_id=batch.key_id)
+    await ends.commit("one", block(batch, 0), [line_end(batch, 0, "s1")], {told.call_id: told})
+    assert (await compare(desk)).status is Status.AGREES
+    await served.admit(told)
+    await served.settle(told)
+    await ends.settled(block(batch, 0), "s1")
+    await ends.commit("one", block(batch, 0), [line_end(batch, 1, "s2")], {untold.call_id: untold})
+
+    assert (await compare(desk)).status is Status.AGREES
+    assert await repaired(desk, LIMITS) == []
+    nano = nano_from_pico_up(told.charge.total_pico)
+    await served.limiter.correct(served.account.id, served.limits()[0], -1)
+    assert [drift[3] for drift in drifts(await compare(desk))] == [-1000]
+    await served.limiter.correct(served.account.id, served.limits()[0], 1)
+    await served.limiter.record(served.account.id, untold.call_id, served.limits(), [nano] * len(served.limits()))
+    await ends.settled(block(batch, 0), "s2")
+    assert (await compare(desk)).status is Status.AGREES
+    assert await served.spent_nano() == nano_from_pico_up(COST_PICO) + 2 * nano
 
 
 async def test_a_stream_whose_process_died_is_charged_before_it_is_an_entry(desk: Reconciler, served: Served):
