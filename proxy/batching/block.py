@@ -259,7 +259,7 @@ class BlockRun:
         await asyncio.gather(
             *(again(self._record(call_id, entry.charge.total_pico)) for call_id, entry in entries.items())
         )
-        if entries and self.remaining:  # else it is noted with the end of the block
+        if self.remaining:  # else it is noted with the end of the block
             await again(lambda: ends.settled(block, name))
 
     def _let_go(self, results: Sequence[LineResult]) -> None:

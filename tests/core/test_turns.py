@@ -40,6 +40,11 @@ def test_small_blocks_are_taken_until_they_are_lines_enough():
     assert share_out([in_turn("a1", free=99, block_lines=50)], [], Bounds(64, 64, 64), 99) == {"a1": 2}
 
 
+def test_a_large_block_leaves_room_for_another_account():
+    waiting = [in_turn("a1", block_lines=256), in_turn("b1", "acc_b", block_lines=256)]
+    assert share_out(waiting, [], Bounds(256, 128, 256), 9) == {"a1": 1, "b1": 1}
+
+
 BATCHES = st.builds(
     InTurn,
     st.uuids().map(str),
@@ -65,13 +70,14 @@ def test_no_bound_is_passed_by_more_than_a_block_and_nothing_is_left_that_could_
     taken = share_out(waiting, running, bounds, most)
     total, accounts, models = 0, Counter(), Counter()
     for each in running:
-        total += each.lines
-        accounts[each.account_id] += each.lines
-        models[each.model] += each.lines
+        lines = min(each.lines, bounds.of_account, bounds.of_model)
+        total += lines
+        accounts[each.account_id] += lines
+        models[each.model] += lines
     before = total, accounts.copy(), models.copy()
     for batch in waiting:
         assert taken.get(batch.batch_id, 0) <= batch.free
-        lines = taken.get(batch.batch_id, 0) * batch.block_lines
+        lines = taken.get(batch.batch_id, 0) * min(batch.block_lines, bounds.of_account, bounds.of_model)
         total += lines
         accounts[batch.account_id] += lines
         models[batch.model] += lines

@@ -61,10 +61,16 @@ def share_out(waiting: Sequence[InTurn], running: Sequence[Under], bounds: Bound
     for batch in waiting:
         under_way[batch.account_id] += batch.leased
     lines, of_account, of_model = 0, Counter[str](), Counter[str]()
+
+    def count(account_id: str, model: str, more: int) -> None:
+        nonlocal lines
+        at_once = min(more, bounds.of_account, bounds.of_model)  # of a large block the rest waits
+        lines += at_once
+        of_account[account_id] += at_once
+        of_model[model] += at_once
+
     for each in running:
-        lines += each.lines
-        of_account[each.account_id] += each.lines
-        of_model[each.model] += each.lines
+        count(each.account_id, each.model, each.lines)
     left = {batch.batch_id: batch.free for batch in waiting}
     taken: Counter[str] = Counter()
     while lines < bounds.total and taken.total() < most:
@@ -81,7 +87,5 @@ def share_out(waiting: Sequence[InTurn], running: Sequence[Under], bounds: Bound
         left[batch.batch_id] -= 1
         taken[batch.batch_id] += 1
         under_way[batch.account_id] += 1
-        lines += batch.block_lines
-        of_account[batch.account_id] += batch.block_lines
-        of_model[batch.model] += batch.block_lines
+        count(batch.account_id, batch.model, batch.block_lines)
     return dict(taken)

@@ -73,25 +73,22 @@ class Ends:
         """
         (segment,) = {line.segment for line in lines}
         async with self._database.write() as connection:
-            await self._check_holder(connection, holder, block)
+            await self._change_held(connection, holder, block, unsettled=segment)
             ended = await self._end_lines(connection, block.batch_id, lines)
             new = [line for line in lines if line.line in ended]
             taken = [entries[line.call_id] for line in new if line.call_id in entries]
             if taken:
                 await self._ledger.insert_in(connection, taken)
             if new:
-                await connection.execute(
-                    update(batch_blocks).where(_is_block(block)).values(unsettled=segment if taken else None)
-                )
                 await self._count(connection, block.batch_id, new)
         self._ledger.committed(taken)
         return ended
 
-    async def _check_holder(self, connection: AsyncConnection, holder: str, block: Block) -> None:
-        query = select(batch_blocks.c.number).where(
-            _is_block(block), batch_blocks.c.holder == holder, batch_blocks.c.done_ms.is_(None)
-        )
-        if (await connection.execute(query.with_for_update())).first() is None:
+    @staticmethod
+    async def _change_held(connection: AsyncConnection, owner: str, block: Block, **values: object) -> None:
+        """Change and lock the row of a block. Raises LeaseLostError: it is another's, or closed."""
+        is_held = and_(_is_block(block), batch_blocks.c.holder == owner, batch_blocks.c.done_ms.is_(None))
+        if not (await connection.execute(update(batch_blocks).where(is_held).values(values))).rowcount:
             raise LeaseLostError(f"block {block.number} of {block.batch_id}")
 
     async def _end_lines(self, connection: AsyncConnection, batch_id: str, lines: Sequence[LineEnd]) -> frozenset[int]:
@@ -135,11 +132,8 @@ class Ends:
             LeaseLostError: the block is another's.
         """
         async with self._database.write() as connection:
-            await self._check_holder(connection, holder, block)
-            await connection.execute(
-                update(batch_blocks)
-                .where(_is_block(block))
-                .values(done_ms=now_ms, holder=None, until_ms=None, unsettled=None)
+            await self._change_held(
+                connection, holder, block, done_ms=now_ms, holder=None, until_ms=None, unsettled=None
             )
             # Who finishes a block waits here for who finishes another: the last sees that it is.
             batch = await self._lock(connection, block.batch_id)
@@ -161,7 +155,7 @@ class Ends:
             return frozenset(found.scalars())
 
     async def entries_in(self, batch: Batch, segment: str) -> list[Entry]:
-        """Return the entries of the lines in a segment of a batch."""
+        """Return the entries of the lines in a segment of a batch, in the order of lines."""
         query = (
             select(entries_table)
             .join(batch_lines, batch_lines.c.call_id == entries_table.c.call_id)
@@ -171,6 +165,7 @@ class Ends:
                 entries_table.c.account_id == batch.account_id,
                 entries_table.c.month == batch.month,
             )
+            .order_by(batch_lines.c.line)
         )
         async with self._database.read() as connection:
             return [entry_of(dict(row)) for row in (await connection.execute(query)).mappings()]
