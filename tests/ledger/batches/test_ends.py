@@ -70,6 +70,10 @@ async def test_a_line_that_ends_twice_has_one_result_and_one_entry(database, lea
     assert await ledger.entries_of(batch.account_id, "2026-11") == [line_entry(batch, 0)]
     assert await ends.page_of_lines(batch.id, -1) == [first]
     assert (await kept(database, batch)).completed == 1
+    both = [line_end(batch, 0, "s3"), line_end(batch, 1, "s3")]
+    assert await ends.commit("one", block(batch, 0), both, entries_for(batch, [0, 1])) == {1}
+    assert (await kept(database, batch)).completed == 2
+    assert (await ledger.usage(batch.account_id, "2026-11")).calls == 2
 
 
 async def test_two_workers_that_end_the_same_line_at_once_end_it_once(database, leases, ends, ledger):

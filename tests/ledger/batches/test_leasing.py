@@ -107,6 +107,17 @@ async def test_a_cancelled_batch_is_finished_when_nobody_runs_its_blocks(databas
     assert await leases.renew_blocks("one", [held], END_MS) == {}
 
 
+async def test_a_batch_that_is_not_ready_holds_up_no_other(database):
+    leases = Leases(database)
+    account = await add_account(database, "a")
+    older = await add_batch(database, account, created_ms=NOON_MS - 1)
+    await leases.claim_blocks("one", [], ANY, 99, NOON_MS, END_MS)
+    newer = await add_batch(database, account)
+    for batch in (older, newer):
+        await set_status(database, batch, BatchStatus.CANCELLING)
+    assert (await leases.claim_to_finish("two", NOON_MS, END_MS)).id == newer.id
+
+
 async def test_a_batch_past_its_time_is_finished(database):
     leases = Leases(database)
     account = await add_account(database, "a")
