@@ -6,12 +6,9 @@ What belongs here: the way of a line, and what each failure means for it. What d
 A line is run until it has a result:
 
 - answered, whole: it goes to the output file, and is billed at the batch price;
-- refused by the upstream for what it asks: it goes to the error file with the documented error;
 - cut because a call took its place: it begins again, at once;
-- the upstream is away, busy, or our way of asking it is wrong: it waits, longer each time, as long as its batch may;
-- the upstream closed the connection without a word, which what stands before one that is away may do: the same, 20
-  times in all (a quarter of an hour);
-- anything else went wrong (500, broken off, no answer in time): the same, four times in all;
+- any other failure: it is tried again, after longer and longer pauses, until its patience is over (patience.py); then
+  it goes to the error file with the documented error;
 - the limiter is away: it waits; nothing is run that nobody counts;
 - the budget has no room for its worst case: if that is because others hold it, it waits; else its batch is stopped.
 """
@@ -23,8 +20,9 @@ from typing import Final
 
 import msgspec
 
-from proxy.answering import OK, Answering, error_of, read, shown
+from proxy.answering import OK, Answering, read, shown
 from proxy.batching.budgets import Budgets, Payer, PayerUnknownError
+from proxy.batching.patience import PATIENCE, Failure, failure_of, not_sent, refused_by_us, unexpected
 from proxy.core.batches.ids import call_id_of
 from proxy.core.batches.lines import BATCH_ENDPOINTS, parse_line, prepare_line
 from proxy.core.batches.objects import Batch, LineMistake, LineStatus
@@ -32,7 +30,7 @@ from proxy.core.batches.results import answered_line, unanswered_line
 from proxy.core.calls import PreparedCall
 from proxy.core.calls.priority import BATCH_PRIORITY
 from proxy.core.entries import Entry, Outcome
-from proxy.core.errors import ApiError, internal
+from proxy.core.errors import ApiError
 from proxy.core.headers import upstream_lines
 from proxy.core.quotas import Allowance, cost_bound_pico
 from proxy.core.usage import TariffClass
@@ -40,7 +38,6 @@ from proxy.limiter import Limiter, LimiterUnavailableError
 from proxy.settings.types import Settings
 from proxy.settlement import Flight, Settlement, entry_of
 from proxy.upstream.connection import Headers
-from proxy.upstream.documented import failure_error
 from proxy.upstream.exchange import Request
 from proxy.upstream.failures import FailureKind, UpstreamError
 from proxy.upstream.pool import UpstreamPool, UpstreamPools
@@ -48,20 +45,11 @@ from proxy.upstream.relay import Relay
 from proxy.upstream.spare import DisplacedError
 from proxy.upstream.spare_exchange import spare_exchange
 
-PATIENCE: Final = 20
-"""What a line may use up of it, as ``_COSTS`` says: a request that breaks its upstream is not sent for a day."""
 PAUSE_FIRST_S: Final = 0.5
 PAUSE_MAX_S: Final = 60.0
 KNOWN_S: Final = 0.5
 """How long what is known of who pays serves the lines of his batch."""
 PAYERS_MAX: Final = 1024
-
-_WAITS: Final = frozenset({401, 403, 404, 408, 429, 502, 503, 504})
-"""Statuses that say nothing about the request: it is busy or away, or our key or our catalogue is wrong."""
-_COSTS: Final = {FailureKind.UNREACHABLE: 0, FailureKind.SATURATED: 0, FailureKind.CLOSED: 1}
-"""What a failure takes of a line's patience; ``_COST`` if it is any other."""
-_COST: Final = 5
-_ITS_OWN_FAULT: Final = frozenset({400, 405, 413, 415, 422})
 
 
 class InsufficientBudgetError(Exception):
@@ -193,26 +181,20 @@ class Running:
             return _unanswered(line, call_id, request.custom_id, call)
         pause_s, patience = PAUSE_FIRST_S, PATIENCE
         while True:
-            try:
-                result, cost = await self._attempt(batch, line, call, call_id, request.custom_id)
-            except ApiError as error:  # it cannot be sent as it is
-                return _answered(line, call_id, request.custom_id, error)
+            result = await self._attempt(batch, line, call, call_id, request.custom_id)
             if isinstance(result, LineResult):
                 return result
-            patience -= cost
+            patience -= result.cost
             if patience <= 0:
-                return _answered(line, call_id, request.custom_id, result)
+                return _answered(line, call_id, request.custom_id, result.error)
             line.has_begun = False
             await self._sleep(pause_s * random.uniform(0.75, 1))  # noqa: S311 - so that not all come back at once
             pause_s = min(PAUSE_MAX_S, 2 * pause_s)
 
     async def _attempt(
         self, batch: Batch, line: Line, call: PreparedCall, call_id: str, custom_id: str
-    ) -> tuple[LineResult | ApiError, int]:
-        """Return the result, or what went wrong and what that takes of the patience."""
+    ) -> LineResult | Failure:
         flight = await self._admit(batch, call, call_id)
-        failure: ApiError = internal()
-        cost = _COST
         try:
             relay = await self._exchange(flight, line)
             if flight.endpoint.count is not None:
@@ -223,31 +205,20 @@ class Running:
                 data = answered_line(call_id, custom_id, OK, shown(flight, relay).body)
                 entry = entry_of(flight, charge, Outcome.FINISHED, self._clock_ms())
                 flight.relay = None  # its answer is in the result
-                return LineResult(line.number, LineStatus.COMPLETED, call_id, data, entry, flight), 0
-            failure = error_of(relay)
-            if relay.error is not None:
-                cost = _COSTS.get(relay.error.kind, _COST)
-            elif relay.status in _WAITS:
-                cost = 0
-            is_final = (
-                relay.status in _ITS_OWN_FAULT if relay.error is None else relay.error.kind is FailureKind.TOO_LARGE
-            )
-        except UpstreamError as exc:
-            cost, is_final = _COSTS.get(exc.kind, _COST), False
-            failure = failure_error(exc.kind)
-        except ApiError:
-            await self._let_go(flight)
-            raise
+                return LineResult(line.number, LineStatus.COMPLETED, call_id, data, entry, flight)
+            failure = failure_of(relay)
         except asyncio.CancelledError:
             self._settlement.ended(flight)
             raise
+        except UpstreamError as exc:
+            failure = not_sent(exc)
+        except ApiError as error:
+            failure = refused_by_us(error)
         except Exception as exc:  # noqa: BLE001 - a bug must not stop the other lines
             self._on_error("batch line", exc)
-            is_final = False
+            failure = unexpected()
         await self._let_go(flight)
-        if is_final:
-            return _answered(line, call_id, custom_id, failure), 0
-        return failure, cost
+        return failure
 
     # Room
 
