@@ -166,6 +166,9 @@ async def test_lines_of_batches_are_in_the_month_of_their_batch_and_in_no_window
     assert (report.sums.calls, report.sums.refused) == (3, {})
     assert report.sums.proposed_pico == 2 * 900 * 4_000_000 + 900 * 8_000_000
     assert report.peaks[HOUR_NAME].amount == 900
+    (holder,) = await MonthsEntries(database).holders("2026-10")
+    pages = [page async for page in MonthsEntries(database).calls(holder, "2026-10")]
+    assert {call.month for page in pages for call in page} == {"2026-10"}
 
 
 async def test_what_has_no_price_is_told_with_its_account(database):
