@@ -13,7 +13,7 @@ from rich.text import Text
 
 from proxy.cli.ledger_session import time_text
 from proxy.core.money import euros_text
-from proxy.reconciling.findings import Difference, Finding, Span, Status, Subject, Unit
+from proxy.reconciling.findings import Difference, Finding, Source, Span, Status, Unit
 from proxy.reconciling.repairing import Repaired
 
 _STYLES: Final = {
@@ -122,34 +122,33 @@ def _print_differences(
 ) -> None:
     if not differences:
         return
-    right = [Column(name, justify="right", no_wrap=True) for name in ("entries say", "found", "drift")]
-    table = Table("source", "account", "period", "where", "model, type, class, version", *right, "why", title=title)
+    names = [Column(name, overflow="fold") for name in ("account", "what")]
+    numbers = [Column(name, justify="right", no_wrap=True) for name in ("entries say\nfound", "drift")]
+    table = Table(*names, *numbers, title=title, show_lines=True)
     for finding, each in differences[: rows or None]:
-        table.add_row(finding.source.value, *map(Text, _cells(each)))
+        table.add_row(*map(Text, _cells(finding.source, each)))
     console.print(table)
     if rows and len(differences) > rows:
         console.print(f"and {len(differences) - rows:,} more (--rows 0 shows all)")
 
 
-def _cells(difference: Difference) -> tuple[str, ...]:
+def _cells(source: Source, difference: Difference) -> tuple[str, ...]:
+    """Return the cells of a row: several lines each, so that a narrow terminal cuts nothing."""
     subject, unit = difference.subject, difference.unit
     drift = difference.drift
     sign = "+" if drift > 0 else ""
+    where = f"{source.value}: {subject.place}" if subject.place else source.value
+    item = ", ".join(part for part in (subject.usage_type, subject.tariff_class, subject.price_version) if part)
     return (
-        subject.account,
-        subject.period,
-        subject.place,
-        _what(subject),
-        _span_text(difference.expected, unit),
-        _span_text(difference.found, unit),
+        _lines(subject.account, subject.period),
+        _lines(where, subject.model, item, difference.why),
+        _lines(_span_text(difference.expected, unit), _span_text(difference.found, unit)),
         f"{sign}{_number_text(drift, unit)}",
-        difference.why,
     )
 
 
-def _what(subject: Subject) -> str:
-    parts = (subject.model, subject.usage_type, subject.tariff_class, subject.price_version)
-    return ", ".join(part for part in parts if part)
+def _lines(*parts: str) -> str:
+    return "\n".join(part for part in parts if part)
 
 
 def _span_text(span: Span, unit: Unit) -> str:
