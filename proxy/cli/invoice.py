@@ -179,7 +179,13 @@ def list_(*, month: str | None, account: str | None, kind: str | None, as_json: 
 
 @invoice.command("credit-note")
 @click.argument("number")
-@click.option("--line", "parts", type=PART, multiple=True, help="A line, or so many units of it; all, by default.")
+@click.option(
+    "--line",
+    "parts",
+    type=PART,
+    multiple=True,
+    help="A line, or so many units of it (of a deposit: cents); all, by default.",
+)
 @click.option("--reason", required=True, help="Why, as printed.")
 @json_option
 @config_option

@@ -144,10 +144,12 @@ def print_outcomes(console: Console, month: str, outcomes: Sequence["Outcome"]) 
         if outcome.why:
             console.print(f"{outcome.account}: {outcome.why}", soft_wrap=True, highlight=False, markup=False)
     counted = Counter(each.result.value for each in outcomes)
+    # Without --account only accounts that have used something are looked at: "0 used nothing" would say that all had.
+    nothing = f"{counted['nothing']} used nothing, " if counted["nothing"] else ""
     net = cents_text(sum(each.document.net_cents for each in outcomes if each.document is not None))
     console.print(
         f"{month}: {counted['issued']} issued, {net} € net; {counted['already']} stood already, "
-        f"{counted['nothing']} used nothing, {counted['refused']} refused."
+        f"{nothing}{counted['refused']} refused."
     )
 
 

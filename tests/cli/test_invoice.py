@@ -74,9 +74,9 @@ def test_a_month_is_drafted_issued_shown_and_listed(state, tmp_path, monkeypatch
     number = account["number"]
     assert (account["account"], account["result"], account["document"]["gross_cents"]) == ("acme", "issued", 240)
     assert "0 issued" in (again := out("invoice", "issue", "--month", "2026-08"))
-    assert "1 stood already" in again
+    assert "1 stood already, 0 refused" in again
     shown = out("invoice", "show", number)
-    for said in ("Acme SAS", "gpt-oss:120b", "output, standard", "250,000", "8.00", "2.40 €", "covers 2026-08, links 1 to 1"):
+    for said in ("Acme SAS", "gpt-oss:120b", "output, standard", "250,000", "8.00", "2.40 €", "links 1 to 1"):
         assert said in shown
     files = ["--pdf", str(tmp_path / "i.pdf"), "--xml", str(tmp_path / "i.xml")]
     document = as_json("invoice", "show", number, *files)

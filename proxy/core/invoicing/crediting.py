@@ -25,7 +25,7 @@ from proxy.core.invoicing.document import DocumentKind, DocumentRef, Invoice, Li
 from proxy.core.invoicing.errors import CreditNoteError, DepositDrawnError
 from proxy.core.invoicing.lines import numbered_lines
 from proxy.core.invoicing.vat import tax_cents
-from proxy.core.money import PICO_PER_CENT, cents_half_up
+from proxy.core.money import PICO_PER_CENT, cents_half_up, euros_text
 
 EVERYTHING: Final = None
 """Selects all that is left of a document."""
@@ -115,9 +115,13 @@ def _check(invoice: Invoice, reason: str, issue_date: str, earlier: Sequence[Inv
 def _check_lot(invoice: Invoice, line: Line, left: Line, drawn_cents: int) -> None:
     if line.net_cents > left.net_cents - drawn_cents:
         raise DepositDrawnError(
-            f"{drawn_cents} cents of the credit of {invoice.number} have been used: "
-            f"{max(left.net_cents - drawn_cents, 0)} can be taken back, not {line.net_cents}"
+            f"{_euros(drawn_cents)} of the credit of {invoice.number} have been used: "
+            f"{_euros(max(left.net_cents - drawn_cents, 0))} can be taken back, not {_euros(line.net_cents)}"
         )
+
+
+def _euros(cents: int) -> str:
+    return f"{euros_text(cents * PICO_PER_CENT)} €"
 
 
 def _selected(invoice: Invoice, left: Sequence[Line], parts: Sequence[Part]) -> list[Line]:
@@ -136,7 +140,8 @@ def _part_of(line: Line, left: Line, part: Part) -> Line:
     there = left.net_cents if of_credit else left.quantity
     wanted = there if part.quantity is None else part.quantity
     if not 0 < wanted <= there:
-        raise CreditNoteError(f"{there} are left of line {line.number}: {wanted} cannot be taken back")
+        said = _euros if of_credit else str
+        raise CreditNoteError(f"{said(there)} are left of line {line.number}: {said(wanted)} cannot be taken back")
     if of_credit:
         return msgspec.structs.replace(line, exact_pico=wanted * PICO_PER_CENT, net_cents=wanted)
     exact_pico = line.exact_pico // line.quantity * wanted
