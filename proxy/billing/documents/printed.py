@@ -71,6 +71,7 @@ def printed(invoice: Invoice, terms: InvoicingTerms) -> Printed:
         "payment": _payment(invoice),
         "chart": _chart(invoice),
         "mentions": [
+            labels["operations"],
             late_interest(invoice, terms),
             labels["recovery"],
             labels["discount"],
