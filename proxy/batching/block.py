@@ -83,6 +83,7 @@ class BlockRun:
         remaining: lines that have no result yet.
         budget_is_over: a line has been refused for good.
         is_stopped: no more lines begin.
+        was_last: it is done, and with it every block of its batch.
     """
 
     def __init__(self, holder: str, claimed: Claimed, tools: Tools) -> None:
@@ -97,6 +98,7 @@ class BlockRun:
         self.is_stopped = False
         self.remaining = claimed.block.lines
         self.budget_is_over = False
+        self.was_last = False
 
     @property
     def in_flight(self) -> int:
@@ -279,7 +281,7 @@ class BlockRun:
         return lambda: self._tools.running.record(self.claimed.batch, call_id, cost_pico)
 
     async def _finish(self) -> None:
-        await self._tools.ends.finish_block(self._holder, self.claimed.block, self._tools.clock_ms())
+        self.was_last = await self._tools.ends.finish_block(self._holder, self.claimed.block, self._tools.clock_ms())
 
 
 async def settle_segment(tools: Tools, batch: Any, block: Block, segment: str) -> None:  # noqa: ANN401

@@ -187,9 +187,12 @@ class BatchWorker:
         claimed = run.claimed
         try:
             if await run.run():
+                if run.was_last:
+                    self._looked_s = -1e9  # its batch is to be finished
                 return
             if run.budget_is_over:
                 await self._stop_batch(claimed.batch)
+                self._looked_s = -1e9
             elif not run.is_stopped:
                 await asyncio.sleep(AFTER_FAILURE_S)
         except LeaseLostError:
