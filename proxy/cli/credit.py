@@ -11,7 +11,7 @@ from typing import Any
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from proxy.billing.statement import Statement, is_active, statement_of
 from proxy.cli.ledger_session import (
@@ -93,7 +93,7 @@ def list_(account: str | None, as_json: bool, config_dir: Path) -> None:
         document = [{"account": known.name, **_lot_document(lot, _last_day(lot, known))} for known, lot in found]
         click.echo(msgspec.json.encode(document))
         return
-    table = Table("account", "reference", "euros", "bought", "last day")
+    table = Table(_folded("account"), _folded("reference"), "euros", "bought", "last day")
     table.columns[2].justify = "right"
     for known, lot in found:
         bought = time_text(lot.bought_ms, known.timezone)
@@ -140,7 +140,7 @@ def history(account: str, as_json: bool, config_dir: Path) -> None:
     if as_json:
         click.echo(msgspec.json.encode(_history_document(known, statement)))
         return
-    lots = Table("reference", "euros", "bought", "last day", "left", "note")
+    lots = Table(_folded("reference"), "euros", "bought", "last day", "left", _folded("note"))
     months = Table("month", "before", "bought", "drawn", "lapsed", "after", "to be invoiced")
     for column in (*months.columns[1:], lots.columns[1], lots.columns[4]):
         column.justify = "right"
@@ -163,6 +163,11 @@ def history(account: str, as_json: bool, config_dir: Path) -> None:
     console = Console()
     console.print(lots)
     console.print(months)
+
+
+def _folded(name: str) -> Column:
+    """Return a column of which nothing is cut: what it says may have to be typed."""
+    return Column(name, overflow="fold")
 
 
 def _statement(settings: Settings, name: str) -> tuple[Account, Statement]:

@@ -144,7 +144,7 @@ def print_outcomes(console: Console, month: str, outcomes: Sequence["Outcome"]) 
         if outcome.why:
             console.print(f"{outcome.account}: {outcome.why}", soft_wrap=True, highlight=False, markup=False)
     counted = Counter(each.result.value for each in outcomes)
-    # Without --account only accounts that have used something are looked at: "0 used nothing" would say that all had.
+    # Without --account those who never used anything are not looked at: "0 used nothing" would say that there is none.
     nothing = f"{counted['nothing']} used nothing, " if counted["nothing"] else ""
     net = cents_text(sum(each.document.net_cents for each in outcomes if each.document is not None))
     console.print(

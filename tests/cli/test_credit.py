@@ -67,6 +67,17 @@ def use(state, account_id, *tokens, day=TODAY):
     asyncio.run(insert())
 
 
+@pytest.mark.parametrize(("command", "column"), [("credit list acme", 2), ("credit history acme", 1)])
+def test_a_reference_is_whole_on_a_narrow_terminal(state, monkeypatch, command, column):
+    reference = "transfer-" + "0123456789" * 6
+    out("accounts create acme --tier tier1")
+    out(f"credit add acme 50 --reference {reference}")
+    monkeypatch.setenv("COLUMNS", "80")
+    table = out(command).partition("└")[0]
+    rows = [line.split("│") for line in table.splitlines() if line.startswith("│")]
+    assert "".join(row[column].strip() for row in rows) == reference
+
+
 def test_a_purchase_may_be_typed_twice(state):
     out("accounts create acme --tier tier1")
     assert out("credit add acme 50.25 --reference R7 --expires 2099-12-31") == (
