@@ -1,4 +1,4 @@
-"""A month of ten times as many calls is exported with the memory of the small one."""
+"""A month of ten times as many calls, or of four times as many accounts, is exported with the same memory."""
 
 import asyncio
 import os
@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from bench import invoices
 from bench.filling import MONTH, fill
+from proxy.ledger.database import Database
+from proxy.ledger.migrations import migrate
 
 ROOT = Path(__file__).parents[3]
 SMALL, LARGE = 10_000, 100_000
+FEW, MANY = 100, 400
+"""Accounts, each with 186 rows of FOCUS: as many as are read at once, and more."""
 MORE_BYTES_MAX = 24 << 20
 """Held at once, 90,000 rows are 200 MB, and as lines of CSV still 32 MB."""
 # Row groups as small as the small month: what is gathered for one is the same in both. The process says itself how much
@@ -36,9 +41,18 @@ def ledgers(tmp_path_factory) -> dict[int, Path]:
     return folders
 
 
-def peak_bytes(folder: Path, name: str) -> int:
+async def fill_rollups(url: str, accounts: int) -> None:
+    await migrate(url)
+    database = Database.open(url)
+    try:
+        await invoices.fill(database, accounts, accounts * 10_000, lines=6)
+    finally:
+        await database.close()
+
+
+def peak_bytes(folder: Path, name: str, month: str = MONTH) -> int:
     """Export the month in a process of its own, and return the most memory that it had."""
-    words = ["export", "--month", MONTH, "--format", name, "--output", str(folder / name), "--force"]
+    words = ["export", "--month", month, "--format", name, "--output", str(folder / name), "--force"]
     words += ["--config", str(ROOT / "config")]
     environ = {**os.environ, "TOLLGATE_STATE_DIR": str(folder)}
     environ.pop("TOLLGATE_DATABASE_URL", None)
@@ -53,3 +67,15 @@ def peak_bytes(folder: Path, name: str) -> int:
 def test_memory_does_not_grow_with_the_month(ledgers, name):
     small, large = (peak_bytes(ledgers[entries], name) for entries in (SMALL, LARGE))
     assert large < small + MORE_BYTES_MAX
+
+
+@pytest.mark.timeout(600)
+def test_memory_of_a_focus_file_does_not_grow_with_the_accounts(tmp_path):
+    peaks = {}
+    for accounts in (FEW, MANY):
+        folder = tmp_path / str(accounts)
+        folder.mkdir()
+        asyncio.run(fill_rollups(f"sqlite:///{folder / 'ledger.db'}", accounts))
+        peaks[accounts] = peak_bytes(folder, "focus", invoices.MONTH)
+        assert (folder / "focus").read_bytes().count(b"\r\n") == 1 + accounts * 6 * invoices.DAYS
+    assert peaks[MANY] < peaks[FEW] + MORE_BYTES_MAX
