@@ -158,6 +158,7 @@ class _Writing:
         self._digest = hashlib.sha256()
         self._size_bytes = 0
         self._lock = threading.Lock()
+        self._is_abandoned = False
         self._is_over = False
 
     def begin(self) -> None:
@@ -194,13 +195,14 @@ class _Writing:
         return Written(self._size_bytes, self._digest.hexdigest())
 
     def _open_file(self) -> BinaryIO:
-        if self._is_over or self._file is None:
+        if self._is_over or self._is_abandoned or self._file is None:
             raise OSError("its writer has left")
         return self._file
 
     def abandon(self) -> None:
         """Remove it, unless it has its name: in a thread, after whatever is being done with it."""
         if not self._is_over:
+            self._is_abandoned = True  # at once: whoever waits for the disk must not give it its name after that
             asyncio.get_running_loop().run_in_executor(None, self._remove)
 
     def _remove(self) -> None:
