@@ -22,7 +22,9 @@ def gate(redis_url):
 
 
 async def test_lines_wait_for_redis_and_each_is_counted_once(tmp_path, gate):
-    config = write_config(tmp_path, proxy=("lines_in_flight_max: 256", "lines_in_flight_max: 4"))
+    config = write_config(
+        tmp_path, proxy=("lines_in_flight_max: 256", "commit_interval_ms: 50\n  lines_in_flight_max: 4")
+    )
     environ = {"TOLLGATE_REDIS_URL": f"redis://127.0.0.1:{gate.port}/0"}
     async with running(tmp_path, config=config, environ=environ) as stack:
         lines = [chat_line(number, f"SIM:tokens=10 SIM:rate=100 {number}", max_tokens=10) for number in range(60)]

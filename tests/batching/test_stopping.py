@@ -22,8 +22,9 @@ AT_ONCE = 4
 
 @pytest.fixture
 async def stack(tmp_path, database_url):
-    """A proxy that runs four lines at once."""
-    config = write_config(tmp_path, proxy=("lines_in_flight_max: 256", f"lease_s: 5\n  lines_in_flight_max: {AT_ONCE}"))
+    """A proxy that runs four lines at once, and records each soon."""
+    settings = f"lease_s: 5\n  commit_interval_ms: 50\n  lines_in_flight_max: {AT_ONCE}"
+    config = write_config(tmp_path, proxy=("lines_in_flight_max: 256", settings))
     async with running(tmp_path, config=config, environ={"TOLLGATE_DATABASE_URL": database_url}) as stack:
         yield stack
 
@@ -47,20 +48,20 @@ async def check_kept_and_billed(stack, batch, code):
 
 
 async def test_a_cancelled_batch_keeps_what_was_finished_and_lets_running_lines_end(stack):
-    batch_id = await create(stack, slow_lines(60))
+    batch_id = await create(stack, slow_lines(100))
     await until(stack, batch_id, lambda batch: batch.completed >= 2 * AT_ONCE)
     status, shown, _ = await stack.ask({}, route=f"/v1/batches/{batch_id}/cancel")
     assert (status, shown["status"]) == (200, "cancelling")
     batch = await ended(stack, batch_id)
     assert batch.status is BatchStatus.CANCELLED
     output, errors = await check_kept_and_billed(stack, batch, "batch_cancelled")
-    assert 2 * AT_ONCE <= len(output) < 40
+    assert len(output) >= 2 * AT_ONCE
     assert errors
     assert stack.cluster.running == 0
 
 
 async def test_a_batch_past_its_time_keeps_what_was_finished(stack):
-    batch_id = await create(stack, slow_lines(60))
+    batch_id = await create(stack, slow_lines(100))
     await until(stack, batch_id, lambda batch: batch.completed >= AT_ONCE)
     async with stack.app.database.write() as connection:
         await connection.execute(update(batches).values(expires_ms=unix_ms()))
@@ -74,7 +75,7 @@ async def test_a_batch_past_its_time_keeps_what_was_finished(stack):
 
 
 async def test_where_the_budget_has_no_room_any_more_the_batch_stops_and_says_so(stack):
-    batch_id = await create(stack, slow_lines(60))
+    batch_id = await create(stack, slow_lines(100))
     batch = await until(stack, batch_id, lambda batch: batch.completed >= AT_ONCE)
     limits = await stack.app.batch_work.budgets.of(batch, unix_ms())
     used, held = await used_nano(stack, batch)
@@ -84,7 +85,7 @@ async def test_where_the_budget_has_no_room_any_more_the_batch_stops_and_says_so
     assert (batch.status, batch.errors[0].code) == (BatchStatus.COMPLETED, "insufficient_budget")
     output, errors = await results(stack, batch)
     assert {each["error"]["code"] for each in errors} == {"insufficient_budget"}
-    assert len(output) + len(errors) == 60
+    assert len(output) + len(errors) == 100
     entries = {entry.call_id: entry.charge.total_pico for entry in await stack.entries()}
     assert entries.keys() == {each["response"]["request_id"] for each in output}
     assert (await used_nano(stack, batch))[0] <= limits[0].capacity
