@@ -78,25 +78,28 @@ class BlockRun:
         holder: who has leased it.
         claimed: what.
         tools: with what.
+        on_begun: called when all its lines have begun: there is room for another block.
 
     Attributes:
-        remaining: lines that have no result yet.
+        remaining: lines that have not ended.
+        to_begin: those of them that have not begun.
         budget_is_over: a line has been refused for good.
         is_stopped: no more lines begin.
         was_last: it is done, and with it every block of its batch.
     """
 
-    def __init__(self, holder: str, claimed: Claimed, tools: Tools) -> None:
+    def __init__(self, holder: str, claimed: Claimed, tools: Tools, on_begun: Callable[[], None]) -> None:
         self._holder = holder
         self.claimed = claimed
         self._tools = tools
+        self._on_begun = on_begun
         self._news = asyncio.Event()
         self._lines: dict[asyncio.Task[None], Line] = {}
         self._results: list[LineResult] = []
         self._results_bytes = 0
         self._oldest_s = 0.0
         self.is_stopped = False
-        self.remaining = claimed.block.lines
+        self.remaining = self.to_begin = claimed.block.lines
         self.budget_is_over = False
         self.was_last = False
 
@@ -133,7 +136,7 @@ class BlockRun:
             lines = await again(self._lines_to_run, lambda: self.is_stopped)
             if lines is None:
                 return False
-            self.remaining = len(lines) + len(self._results)
+            self.remaining, self.to_begin = len(lines) + len(self._results), len(lines)
             starting = self._tools.tasks.spawn(self._start(lines), "batch block")
             await self._keep_until_over(starting)
             if self.remaining:
@@ -194,6 +197,8 @@ class BlockRun:
             task = tools.tasks.spawn(self._run_line(line), "batch line")
             self._lines[task] = line
             task.add_done_callback(self._line_over)
+            self.to_begin -= 1
+        self._on_begun()
 
     async def _run_line(self, line: Line) -> None:
         try:

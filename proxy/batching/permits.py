@@ -15,7 +15,9 @@ _Wanted = tuple[str, str]
 
 
 class Permits:
-    """Permits for lines. Who comes first is first, but nobody waits for a bound that does not concern him.
+    """Permits for lines. Of those who wait, whose account has the fewest of the model is first, then who came first.
+
+    Nobody waits for a bound that does not concern him.
 
     Args:
         bounds: returns those in force.
@@ -44,16 +46,15 @@ class Permits:
             raise
 
     def give_back(self, account_id: str, model: str) -> None:
-        """Give a permit back: who waits for it has it at once."""
+        """Give a permit back: who is next has it at once."""
         self._count((account_id, model), -1)
-        for granted, wanted in list(self._waiting.items()):
-            if granted.cancelled():  # its task has yet to notice
-                continue
-            if self._is_free(wanted):
-                del self._waiting[granted]
-                self._count(wanted, 1)
-                granted.set_result(None)
-                return
+        # A waiter that is cancelled has yet to notice.
+        ready = [granted for granted, wanted in self._waiting.items() if not granted.done() and self._is_free(wanted)]
+        if ready:
+            granted = min(ready, key=lambda each: self._own[self._waiting[each]])  # of equals the first to come
+            wanted = self._waiting.pop(granted)
+            self._count(wanted, 1)
+            granted.set_result(None)
 
     def _is_free(self, wanted: _Wanted) -> bool:
         bounds = self._bounds()

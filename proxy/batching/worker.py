@@ -38,6 +38,8 @@ CLEAR_EVERY: Final = 30
 """So many looks go by between two for batches whose segments are left over from a process that died."""
 KEEPING_S: Final = 5.0
 """How long a process that drains may take to keep the last results."""
+UNKEPT_MAX: Final = 8
+"""No block is taken while so many times the lines that run at once have not ended: results wait in memory."""
 AFTER_FAILURE_S: Final = 10.0
 """How long a block is kept that could not be run to its end: who takes it next may have the same trouble."""
 
@@ -151,11 +153,11 @@ class BatchWorker:
 
     async def _look_for_blocks(self) -> None:
         bounds = self._bounds()
-        running = [
-            Under(run.claimed.batch.account_id, run.claimed.batch.model, run.remaining) for run in self._runs.values()
-        ]
-        if self._is_degraded() or sum(each.lines for each in running) >= bounds.total:
+        if self._is_degraded() or sum(run.remaining for run in self._runs.values()) >= bounds.total * UNKEPT_MAX:
             return
+        running = [
+            Under(run.claimed.batch.account_id, run.claimed.batch.model, run.to_begin) for run in self._runs.values()
+        ]
         now_ms = self._tools.clock_ms()
         claimed = await self._leases.claim_blocks(
             self._holder, running, bounds, BLOCKS_AT_ONCE, now_ms, now_ms + self._lease_ms
@@ -172,7 +174,7 @@ class BatchWorker:
     # Blocks
 
     def _begin(self, claimed: Claimed) -> None:
-        run = self.blocks[claimed.id] = BlockRun(self._holder, claimed, self._tools)
+        run = self.blocks[claimed.id] = BlockRun(self._holder, claimed, self._tools, self._wakes.set)
         task = self._tools.tasks.watch(self._run_block(run), "batch block")
         self._runs[task] = run
         task.add_done_callback(self._block_over)

@@ -1,4 +1,4 @@
-"""Permits: who comes first is first, and nobody waits for a bound that does not concern him."""
+"""Permits: accounts share them, and nobody waits for a bound that does not concern him."""
 
 import asyncio
 
@@ -37,6 +37,19 @@ async def test_who_comes_first_is_first():
     await takers.back()
     assert takers.granted == ["a", "b", "c", "d"]
     assert takers.permits.taken == 2
+
+
+async def test_an_account_with_few_lines_gets_its_half_of_what_another_fills():
+    takers = Takers(Bounds(4, 9, 9))
+    for number in range(9):
+        await takers.want(f"many {number}", "many")
+    for number in range(3):
+        await takers.want(f"few {number}", "few")
+    for _ in range(4):
+        await takers.back("many")
+    assert takers.granted[4:] == ["few 0", "few 1", "many 4", "many 5"]
+    await takers.back("few")
+    assert takers.granted[8:] == ["few 2"]
 
 
 async def test_the_bounds_of_one_do_not_concern_another():

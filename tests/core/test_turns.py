@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.batches.turns import Bounds, InTurn, Under, share_out
+from proxy.core.batches.turns import NEWCOMERS, Bounds, InTurn, Under, share_out
 
 ANY = Bounds(1000, 1000, 1000)
 
@@ -31,7 +31,7 @@ def test_a_worker_keeps_its_bounds_with_what_it_runs_already():
     waiting = [in_turn("a1"), in_turn("b1", "acc_b", "m2"), in_turn("c1", "acc_c", "m2")]
     running = [Under("acc_a", "m1", 1), Under("acc_b", "m2", 1)]
     assert share_out(waiting, running, Bounds(10, 2, 3), 99) == {"a1": 1, "b1": 1, "c1": 1}
-    assert share_out(waiting, running, Bounds(2, 2, 3), 99) == {}
+    assert share_out(waiting[:2], running, Bounds(2, 2, 3), 99) == {}
     assert share_out([], running, ANY, 99) == {}
 
 
@@ -43,6 +43,14 @@ def test_small_blocks_are_taken_until_they_are_lines_enough():
 def test_a_large_block_leaves_room_for_another_account():
     waiting = [in_turn("a1", block_lines=256), in_turn("b1", "acc_b", block_lines=256)]
     assert share_out(waiting, [], Bounds(256, 128, 256), 9) == {"a1": 1, "b1": 1}
+
+
+def test_an_account_with_nothing_to_begin_is_not_held_up_by_the_lines_of_others():
+    waiting = [in_turn("a1", leased=2, block_lines=256), in_turn("b1", "acc_b", block_lines=256)]
+    running = [Under("acc_a", "m1", 256)]
+    assert share_out(waiting, running, Bounds(128, 128, 128), 9) == {"b1": 1}
+    crowd = [Under(f"acc_{number}", "m1", 128) for number in range(NEWCOMERS)]
+    assert share_out(waiting, crowd, Bounds(128, 128, 128), 9) == {}
 
 
 BATCHES = st.builds(
@@ -82,10 +90,18 @@ def test_no_bound_is_passed_by_more_than_a_block_and_nothing_is_left_that_could_
         accounts[batch.account_id] += lines
         models[batch.model] += lines
     largest = max([batch.block_lines for batch in waiting], default=1)
+    blocks = Counter()
+    for batch in waiting:
+        blocks[batch.account_id] += taken.get(batch.batch_id, 0)
+    newcomers = [account for account, count in blocks.items() if count and not before[1][account]]
     assert sum(taken.values()) <= most
-    assert total < bounds.total + largest or total == before[0]
+    assert (
+        total < max(bounds.total + largest, NEWCOMERS * bounds.total + largest * bool(newcomers)) or total == before[0]
+    )
     assert all(lines < bounds.of_account + largest or lines == before[1][each] for each, lines in accounts.items())
-    assert all(lines < bounds.of_model + largest or lines == before[2][each] for each, lines in models.items())
+    if not newcomers:
+        assert total < bounds.total + largest or total == before[0]
+        assert all(lines < bounds.of_model + largest or lines == before[2][each] for each, lines in models.items())
     if total < bounds.total and sum(taken.values()) < most:
         for batch in waiting:
             assert (
@@ -93,3 +109,4 @@ def test_no_bound_is_passed_by_more_than_a_block_and_nothing_is_left_that_could_
                 or accounts[batch.account_id] >= bounds.of_account
                 or models[batch.model] >= bounds.of_model
             )
+            assert taken.get(batch.batch_id, 0) == batch.free or accounts[batch.account_id] > 0 or not bounds.of_account

@@ -6,8 +6,11 @@ What belongs here: the order between batches that wait, and how much one worker 
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
+
+NEWCOMERS: Final = 4
 
 
 class InTurn(msgspec.Struct, frozen=True):
@@ -31,7 +34,7 @@ class InTurn(msgspec.Struct, frozen=True):
 
 
 class Under(msgspec.Struct, frozen=True):
-    """Lines that a worker has still to run: whose they are, with which model, and how many."""
+    """Lines that a worker has still to begin: whose they are, with which model, and how many."""
 
     account_id: str
     model: str
@@ -47,14 +50,16 @@ class Bounds(msgspec.Struct, frozen=True):
 
 
 def share_out(waiting: Sequence[InTurn], running: Sequence[Under], bounds: Bounds, most: int) -> dict[str, int]:
-    """Return how many blocks of which batch a worker takes, so that it has as many lines as it may run at once.
+    """Return how many blocks of which batch a worker takes, so that as many lines wait there as it may run at once.
 
-    The account with the fewest blocks under way, at whatever worker, is next; of one account the first batch.
+    The account with the fewest blocks under way, at whatever worker, is next; of one account the first batch. One that
+    has nothing to begin there is held up neither by what others have, of all and of its model, nor by how long their
+    lines take: it gets a block, while not more than ``NEWCOMERS`` times as many lines wait.
 
     Args:
         waiting: in the order of their creation.
         running: what this worker runs.
-        bounds: of this worker: a block is taken while less than that is under way.
+        bounds: of this worker: a block is taken while fewer lines wait.
         most: blocks.
     """
     under_way: Counter[str] = Counter()
@@ -73,14 +78,18 @@ def share_out(waiting: Sequence[InTurn], running: Sequence[Under], bounds: Bound
         count(each.account_id, each.model, each.lines)
     left = {batch.batch_id: batch.free for batch in waiting}
     taken: Counter[str] = Counter()
-    while lines < bounds.total and taken.total() < most:
-        ready = [
-            batch
-            for batch in waiting
-            if left[batch.batch_id] > 0
+
+    def may_have(batch: InTurn) -> bool:
+        if not of_account[batch.account_id]:
+            return lines < bounds.total * NEWCOMERS
+        return (
+            lines < bounds.total
             and of_account[batch.account_id] < bounds.of_account
             and of_model[batch.model] < bounds.of_model
-        ]
+        )
+
+    while taken.total() < most:
+        ready = [batch for batch in waiting if left[batch.batch_id] > 0 and may_have(batch)]
         if not ready:
             break
         batch = min(ready, key=lambda each: under_way[each.account_id])  # of equals the first: the oldest batch

@@ -21,7 +21,7 @@ BATCH_PRIORITY: Final = -1
 
 
 def with_priority(body: bytes, priority: int, engine: Engine) -> bytes:
-    """Return a JSON request with its priority, the tier's or ``BATCH_PRIORITY``, in place of any that the client may have claimed.
+    """Return a JSON request with its tier's priority, or ``BATCH_PRIORITY``, in place of any that the client may claim.
 
     Raises:
         ApiError: 400 when the body has more members than anybody means.
