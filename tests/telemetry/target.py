@@ -135,7 +135,7 @@ async def _batches(base_url: str, key: str, over: threading.Event) -> None:
             form.add_field("file", data, filename="lines.jsonl")
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                 async with session.post("/v1/files", data=form) as answer:
-                    file_id = (await answer.json())["id"]
+                    file_id = (await answer.json()).get("id", "")  # a key that is new may be unknown for a moment
                 asked = {"input_file_id": file_id, "endpoint": about["url"], "completion_window": "24h"}
                 async with session.post("/v1/batches", json=asked) as answer:
                     await answer.read()
