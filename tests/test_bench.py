@@ -18,6 +18,7 @@ import uvloop
 
 from bench import memory
 from bench.ingest import FLOOR, IngestResult, Speed, measure_ingest, some_entries
+from bench.invoices import CEILING_S, JUDGED_ACCOUNTS, MonthResult
 from bench.limiter import GROWTH_MAX, STATE_BYTES_MAX, Cost, LimiterResult, Load, _measure
 from bench.memory import CEILING_MB, LOADS, MEBIBYTE, MemoryResult, Peak
 from bench.scenarios import SCENARIOS, Result
@@ -257,6 +258,21 @@ def test_what_the_ledger_takes_is_judged_by_the_median_of_the_rounds(
     result = IngestResult([Speed("SQLite", 500, is_judged, [20_000.0, 40_000.0, 20_000.0], sealed_per_s, [9.0] * 3)])
     assert result.problems() == problems
     assert " | 0.45x | " in result.markdown()
+
+
+@pytest.mark.parametrize(
+    ("accounts", "took_s", "says"),
+    [
+        (JUDGED_ACCOUNTS, CEILING_S - 0.1, None),
+        (JUDGED_ACCOUNTS, CEILING_S, "invoices: sqlite, 1,000 accounts: 60.0 s are not under 60 s"),
+        (40, 600, None),
+    ],
+)
+def test_a_month_of_a_thousand_accounts_must_be_invoiced_in_a_minute(
+    accounts: int, took_s: float, says: str | None
+) -> None:
+    problem = MonthResult("sqlite", accounts, took_s, 91).problem()
+    assert problem == says or (says is not None and problem is not None and problem.startswith(says))
 
 
 def test_both_ledgers_are_filled() -> None:
