@@ -2,7 +2,8 @@
 
 Run: ``python -m bench.exports``, or with ``--entries 10000000``. It makes a ledger in SQLite and one in a PostgreSQL of
 its own, exports each with the command that operators use, and prints what that cost beside a bare cursor that reads the
-same rows and only counts them. ``--small`` makes a second, smaller ledger, to show whether memory grows with the month.
+same rows and only counts them. The exit code is 1 when an export has used more than 500 MB of memory. ``--small`` makes
+a second, smaller ledger, to show whether memory grows with the month.
 """
 
 import argparse
@@ -31,6 +32,8 @@ ENGINES = ("sqlite", "postgresql")
 MEASURED = ("csv", "csv-fr", "jsonl", "parquet", "xlsx")
 FETCHED = 4000
 MEBIBYTE = 1 << 20
+CEILING_BYTES = 500_000_000
+"""Of the process that exports, however many entries the month has."""
 QUERY = f"SELECT {', '.join(ENTRY_COLUMNS)} FROM entries WHERE month = '{MONTH}'"
 
 
@@ -42,7 +45,7 @@ class Cost(msgspec.Struct, frozen=True):
     peak_bytes: int
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.exports", description=__doc__)
     parser.add_argument("--entries", type=int, default=1_000_000)
     parser.add_argument("--small", type=int, default=0, help="also of a month with so many entries, first")
@@ -53,13 +56,17 @@ def main() -> None:
     options = parser.parse_args()
     if options.count:
         print(asyncio.run(count(options.count)))
-        return
+        return 0
+    problems: list[str] = []
     print(f"{'':26}{'rows/s':>10}{'of cursor':>10}{'CPU s':>8}{'peak MB':>9}{'file MB':>9}")
     for engine in options.engines.split(","):
         for entries in filter(None, (options.small, options.entries)):
             with tempfile.TemporaryDirectory(dir=options.folder) as folder, ledger(engine, Path(folder)) as url:
                 asyncio.run(fill(url, entries))
-                measure(engine, url, Path(folder), entries, options.formats.split(","))
+                problems += measure(engine, url, Path(folder), entries, options.formats.split(","))
+    for problem in problems:
+        print(f"not good enough: {problem}")
+    return 1 if problems else 0
 
 
 @contextlib.contextmanager
@@ -76,7 +83,9 @@ def ledger(engine: str, folder: Path) -> Iterator[str]:
         yield url.rsplit("/", 1)[0] + "/exports"
 
 
-def measure(engine: str, url: str, folder: Path, entries: int, formats: list[str]) -> None:
+def measure(engine: str, url: str, folder: Path, entries: int, formats: list[str]) -> list[str]:
+    """Measure each format, and return what is not good enough."""
+    problems: list[str] = []
     environ = {**os.environ, "TOLLGATE_STATE_DIR": str(folder), "TOLLGATE_DATABASE_URL": url}
     cursor = cost_of([sys.executable, "-m", "bench.exports", "--count", url], environ)
     show(f"{engine} {entries:,} cursor", entries, cursor, cursor, 0)
@@ -86,6 +95,9 @@ def measure(engine: str, url: str, folder: Path, entries: int, formats: list[str
         cost = cost_of([*words, "--config", str(ROOT / "config")], environ)
         show(f"{engine} {entries:,} {name}", entries, cost, cursor, file.stat().st_size)
         file.unlink()
+        if cost.peak_bytes > CEILING_BYTES:
+            problems.append(f"{engine}, {entries:,} as {name}: {cost.peak_bytes / MEBIBYTE:,.0f} MB of memory")
+    return problems
 
 
 def show(what: str, entries: int, cost: Cost, cursor: Cost, file_bytes: int) -> None:
@@ -138,4 +150,4 @@ async def count(url: str) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
