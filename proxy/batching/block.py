@@ -210,13 +210,17 @@ class BlockRun:
     def _line_over(self, task: "asyncio.Task[None]") -> None:
         del self._lines[task]
         self._tools.permits.give_back(self.claimed.batch.account_id, self.claimed.batch.model)
-        self._news.set()
+        if not self._lines:
+            self._news.set()
 
     def _add(self, result: LineResult) -> None:
         if not self._results:
             self._oldest_s = self._tools.clock()
+            self._news.set()
         self._results.append(result)
         self._results_bytes += len(result.data)
+        if self._results_bytes >= GROUP_BYTES:
+            self._news.set()
 
     # What came of them
 

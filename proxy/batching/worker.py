@@ -183,7 +183,8 @@ class BatchWorker:
         run = self._runs.pop(task)
         if self.blocks.get(run.claimed.id) is run:
             del self.blocks[run.claimed.id]
-        self._wakes.set()
+        if run.was_last or not any(each.to_begin for each in self._runs.values()):
+            self._wakes.set()  # else there is enough to do until a block has begun all its lines, which wakes too
 
     async def _run_block(self, run: BlockRun) -> None:
         claimed = run.claimed
