@@ -39,7 +39,7 @@ CLEAR_EVERY: Final = 30
 KEEPING_S: Final = 5.0
 """How long a process that drains may take to keep the last results."""
 UNKEPT_MAX: Final = 8
-"""No block is taken while so many times the lines that run at once have not ended: results wait in memory."""
+"""No block is taken while so many times the lines that run at once have begun and not ended: results are in memory."""
 AFTER_FAILURE_S: Final = 10.0
 """How long a block is kept that could not be run to its end: who takes it next may have the same trouble."""
 
@@ -153,7 +153,8 @@ class BatchWorker:
 
     async def _look_for_blocks(self) -> None:
         bounds = self._bounds()
-        if self._is_degraded() or sum(run.remaining for run in self._runs.values()) >= bounds.total * UNKEPT_MAX:
+        begun = sum(run.remaining - run.to_begin for run in self._runs.values())
+        if self._is_degraded() or begun >= bounds.total * UNKEPT_MAX:
             return
         running = [
             Under(run.claimed.batch.account_id, run.claimed.batch.model, run.to_begin) for run in self._runs.values()

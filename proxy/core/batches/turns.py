@@ -10,7 +10,8 @@ from typing import Final
 
 import msgspec
 
-NEWCOMERS: Final = 4
+NEWCOMERS: Final = 8
+"""So many times the lines that run at once may wait to begin, where that many accounts have some: they are in memory."""
 
 
 class InTurn(msgspec.Struct, frozen=True):

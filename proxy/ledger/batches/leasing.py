@@ -14,7 +14,21 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.batches.objects import ENDED, Batch, BatchStatus, Block
@@ -81,7 +95,7 @@ class Leases:
         """
         claimed: list[Claimed] = []
         async with self._database.write() as connection:
-            waiting = (await connection.execute(_waiting(now_ms))).mappings().all()
+            waiting = (await connection.execute(_WAITING, {"now_ms": now_ms})).mappings().all()
             turns = [
                 InTurn(
                     row["id"], row["account_id"], row["model"], int(row["leased"]), int(row["free"]), row["block_lines"]
@@ -227,7 +241,7 @@ class Leases:
 _is_open: Final = batch_blocks.c.done_ms.is_(None)
 
 
-def _is_live(now_ms: int) -> ColumnElement[bool]:
+def _is_live(now_ms: int | BindParameter[int]) -> ColumnElement[bool]:
     """Whether somebody runs a block, never NULL."""
     return func.coalesce(batch_blocks.c.until_ms, 0) > now_ms
 
@@ -236,8 +250,8 @@ def _among(blocks: Collection[BlockId]) -> ColumnElement[bool]:
     return tuple_(batch_blocks.c.batch_id, batch_blocks.c.number).in_(sorted(blocks))
 
 
-def _waiting(now_ms: int) -> Select[Any]:
-    """Batches in progress that have free blocks or run some, with how many, oldest first."""
+def _waiting() -> Select[Any]:
+    now_ms = bindparam("now_ms", type_=BigInteger())
     is_live = _is_live(now_ms)
     counts = (
         select(
@@ -256,3 +270,7 @@ def _waiting(now_ms: int) -> Select[Any]:
         .where(batches.c.status == BatchStatus.IN_PROGRESS.value, batches.c.expires_ms > now_ms)
         .order_by(batches.c.created_ms, batches.c.id)
     )
+
+
+_WAITING: Final = _waiting()
+"""Batches in progress that have free blocks or run some at ``now_ms``, with how many, oldest first."""
