@@ -78,14 +78,14 @@ def test_no_bound_is_passed_by_more_than_a_block_and_nothing_is_left_that_could_
     taken = share_out(waiting, running, bounds, most)
     total, accounts, models = 0, Counter(), Counter()
     for each in running:
-        lines = min(each.lines, bounds.of_account, bounds.of_model)
+        lines = min(each.lines, bounds.total, bounds.of_account, bounds.of_model)
         total += lines
         accounts[each.account_id] += lines
         models[each.model] += lines
     before = total, accounts.copy(), models.copy()
     for batch in waiting:
         assert taken.get(batch.batch_id, 0) <= batch.free
-        lines = taken.get(batch.batch_id, 0) * min(batch.block_lines, bounds.of_account, bounds.of_model)
+        lines = taken.get(batch.batch_id, 0) * min(batch.block_lines, bounds.total, bounds.of_account, bounds.of_model)
         total += lines
         accounts[batch.account_id] += lines
         models[batch.model] += lines

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 NEWCOMERS: Final = 8
-"""So many times the lines that run at once may wait to begin, where that many accounts have some: they are in memory."""
+"""So many times the lines that run at once may wait to begin, in memory, where many accounts have some."""
 
 
 class InTurn(msgspec.Struct, frozen=True):
@@ -70,7 +70,7 @@ def share_out(waiting: Sequence[InTurn], running: Sequence[Under], bounds: Bound
 
     def count(account_id: str, model: str, more: int) -> None:
         nonlocal lines
-        at_once = min(more, bounds.of_account, bounds.of_model)  # of a large block the rest waits
+        at_once = min(more, bounds.total, bounds.of_account, bounds.of_model)  # of a large block the rest waits
         lines += at_once
         of_account[account_id] += at_once
         of_model[model] += at_once
