@@ -11,6 +11,7 @@ are repeated by call id until they are done: the functions change nothing the se
 import asyncio
 import contextlib
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 
@@ -77,7 +78,9 @@ class RedisLimiter:
         self._commands = Commands(hold_ttl_ms, now_ms)
         self._seeding = Seeding(seed_loader)
         self._debts = Debts(self._pay, hold_ttl_ms / 1000, self.part_of)
-        self._epochs: dict[tuple[str, str], int] = {}  # of calls in flight: which life of the state admitted them
+        # Of calls in flight: which life of the state admitted them. A dict's first key takes long to find where many
+        # before it have been deleted.
+        self._epochs: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._router = Router(parse_targets(url), self._timeout_s, self._prepare)
         self._sent = 0  # settlements that Redis has not answered yet
 
@@ -112,7 +115,7 @@ class RedisLimiter:
         admission, epoch = plan.read(answer)
         if admission.admitted:
             if len(self._epochs) >= EPOCHS_MAX:
-                del self._epochs[next(iter(self._epochs))]
+                self._epochs.popitem(last=False)
             self._epochs[account_id, call_id] = epoch
         return admission
 
@@ -165,6 +168,7 @@ class RedisLimiter:
         """See ``proxy.limiter.Limiter``. Raises when Redis is away: it is the caller who owes."""
         check_amounts(amounts)
         plan = self._commands.plan(limits)
+        self._epochs.pop((account_id, call_id), None)
         await self._known(account_id, plan, lambda: self._commands.settle(account_id, call_id, plan, RECORDED, amounts))
 
     async def extend(self, account_id: str, call_id: str, limits: Sequence[Limit], known: Sequence[int]) -> bool:

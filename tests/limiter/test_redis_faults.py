@@ -11,6 +11,7 @@ import redis
 import uvloop
 
 from proxy.limiter import LimiterUnavailableError, Seed, library
+from proxy.limiter import redis as redis_module
 from proxy.limiter.redis import RedisLimiter
 from tests.limiter.measure import BIG, fill
 from tests.limiter.own_redis import Server
@@ -44,6 +45,29 @@ async def until_back(limiter: RedisLimiter, seconds: float = 10.0) -> None:
             pass
         assert time.monotonic() < deadline, "Redis does not come back"
         await asyncio.sleep(0.02)
+
+
+# --- what is remembered ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["settle", "record", "release"])
+async def test_of_a_call_that_has_ended_nothing_is_remembered(limiter: RedisLimiter, verb: str) -> None:
+    account = new_account()
+    await limiter.admit(account, "a", LIMITS, (1, 1, 1))
+    assert len(limiter._epochs) == 1
+    amounts = () if verb == "release" else ((1, 1, 1),)
+    await getattr(limiter, verb)(account, "a", LIMITS, *amounts)
+    assert not limiter._epochs
+
+
+async def test_of_more_calls_than_can_be_remembered_the_oldest_are_forgotten(
+    limiter: RedisLimiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_module, "EPOCHS_MAX", 2)
+    account = new_account()
+    for call in "abc":
+        await limiter.admit(account, call, LIMITS, (1, 1, 1))
+    assert list(limiter._epochs) == [(account, "b"), (account, "c")]
 
 
 # --- callers --------------------------------------------------------------------------------------------------------
