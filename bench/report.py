@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 
+from bench.batch import BatchResult
 from bench.ingest import IngestResult
 from bench.limiter import LimiterResult
 from bench.memory import MemoryResult
@@ -70,7 +71,11 @@ def markdown(results: list[Result], memory: list[MemoryResult]) -> str:
 
 
 def as_json(
-    results: list[Result], memory: list[MemoryResult], limiter: LimiterResult | None, ingest: IngestResult | None
+    results: list[Result],
+    memory: list[MemoryResult],
+    limiter: LimiterResult | None,
+    ingest: IngestResult | None,
+    batch: BatchResult | None,
 ) -> str:
     """Return everything that was measured."""
     body = {
@@ -90,6 +95,7 @@ def as_json(
         "memory": [result.as_dict() for result in memory],
         "limiter": limiter.as_dict() if limiter is not None else None,
         "ingest": ingest.as_dict() if ingest is not None else None,
+        "batch": batch.as_dict() if batch is not None else None,
     }
     return json.dumps(body, indent=1)
 
@@ -108,6 +114,11 @@ def write_limiter_docs(table: str, rounds: int) -> None:
 def write_ingest_docs(table: str, rounds: int) -> None:
     """Replace what docs/performance.md says of the ledger."""
     _replace("ingest", f"{rounds} rounds.\n{machine(is_pinned=False)}", table)
+
+
+def write_batch_docs(table: str, rounds: int) -> None:
+    """Replace what docs/performance.md says of batches."""
+    _replace("batch", f"medians of {rounds} rounds.\n{machine()}", table)
 
 
 def _replace(name: str, how: str, table: str) -> None:

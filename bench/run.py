@@ -9,6 +9,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from bench.batch import BatchResult, measure_batch
 from bench.ingest import IngestResult, measure_ingest
 from bench.limiter import LimiterResult, measure_limiter
 from bench.memory import BODY_BYTES, MemoryResult, measure_memory
@@ -22,7 +23,7 @@ from bench.processes import (
     start_tollgate,
     start_upstream,
 )
-from bench.report import as_json, machine, markdown, write_docs, write_ingest_docs, write_limiter_docs
+from bench.report import as_json, machine, markdown, write_batch_docs, write_docs, write_ingest_docs, write_limiter_docs
 from bench.scenarios import SCENARIOS, Result, Scenario, measure
 
 MEMORY = "memory"
@@ -34,6 +35,9 @@ LIMITER = "limiter"
 INGEST = "ingest"
 """Stands for all loads of bench/ingest.py."""
 
+BATCH = "batch"
+"""Stands for bench/batch.py."""
+
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
@@ -41,7 +45,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement, after a warm-up")
     parser.add_argument("--quick", action="store_true", help="two rounds of 1.5 s: a look, not a measurement")
     parser.add_argument(
-        "--only", choices=[*(scenario.name for scenario in SCENARIOS), MEMORY, LIMITER, INGEST], help="one load"
+        "--only", choices=[*(scenario.name for scenario in SCENARIOS), MEMORY, LIMITER, INGEST, BATCH], help="one load"
     )
     parser.add_argument("--json", type=Path, help="write everything that was measured to this file")
     parser.add_argument("--write-docs", action="store_true", help="update docs/performance.md")
@@ -67,7 +71,7 @@ def _measure_in_turn(
 
 
 def _measure_loads(arguments: argparse.Namespace) -> list[Result]:
-    if arguments.only in (MEMORY, LIMITER, INGEST):
+    if arguments.only in (MEMORY, LIMITER, INGEST, BATCH):
         return []
     with ExitStack() as stack:
         upstream = stack.enter_context(running(start_upstream()))
@@ -110,31 +114,40 @@ def _measure_ingest(arguments: argparse.Namespace) -> IngestResult | None:
     return measure_ingest(arguments.rounds, *([20_000] if arguments.quick else []))
 
 
+def _measure_batch(arguments: argparse.Namespace) -> BatchResult | None:
+    """A proxy of its own: what a batch leaves in its ledger is none of the other loads'."""
+    if arguments.self_test or arguments.only not in (None, BATCH):
+        return None
+    print(f"{BATCH}: {arguments.rounds} rounds", file=sys.stderr, flush=True)
+    with ExitStack() as stack:
+        upstream = stack.enter_context(running(start_upstream()))
+        redis = None if arguments.no_redis else stack.enter_context(running(start_redis()))
+        server, key = start_tollgate(upstream, redis, "tollgate-batch")
+        proxy = stack.enter_context(running(server))
+        return measure_batch(proxy, key, arguments.rounds, arguments.seconds, *([10_000] if arguments.quick else []))
+
+
 def main() -> int:
     """Run, report, judge."""
     arguments = _arguments()
     if arguments.only not in (LIMITER, INGEST):
         compile_tools()
     results, memory = _measure_loads(arguments), _measure_memory(arguments)
-    limiter, ingest = _measure_limiter(arguments), _measure_ingest(arguments)
+    limiter, ingest, batch = _measure_limiter(arguments), _measure_ingest(arguments), _measure_batch(arguments)
     print(f"\n{machine()}")
     if results or memory:
         print(f"\n{markdown(results, memory)}")
         if arguments.write_docs:
             write_docs(results, memory, arguments.rounds, arguments.seconds)
     problems = [problem for result in (*results, *memory) if (problem := result.problem())]
-    if limiter is not None:
-        print(f"\n{limiter.markdown()}")
-        problems += limiter.problems()
-        if arguments.write_docs:
-            write_limiter_docs(limiter.markdown(), arguments.rounds)
-    if ingest is not None:
-        print(f"\n{ingest.markdown()}")
-        problems += ingest.problems()
-        if arguments.write_docs:
-            write_ingest_docs(ingest.markdown(), arguments.rounds)
+    for measured, write in ((limiter, write_limiter_docs), (ingest, write_ingest_docs), (batch, write_batch_docs)):
+        if measured is not None:
+            print(f"\n{measured.markdown()}")
+            problems += measured.problems()
+            if arguments.write_docs:
+                write(measured.markdown(), arguments.rounds)
     if arguments.json:
-        arguments.json.write_text(as_json(results, memory, limiter, ingest))
+        arguments.json.write_text(as_json(results, memory, limiter, ingest, batch))
     for problem in problems:
         print(f"not good enough: {problem}")
     return 1 if problems else 0

@@ -77,8 +77,10 @@ SCENARIOS = (
 )
 
 
-def measure(scenario: Scenario, proxy: Server, token: str, seconds: float, warmup_seconds: float) -> Run:
-    """Load a proxy once, and wait until it has finished what the load left it to do.
+def measure(
+    scenario: Scenario, proxy: Server, token: str, seconds: float, warmup_seconds: float, *, wait: bool = True
+) -> Run:
+    """Load a proxy once, and wait until it has finished what the load left it to do (or not, where it has more to do).
 
     Processor seconds cover the warm-up and the work after the load; the counts they are divided by, the warm-up too.
     """
@@ -90,7 +92,7 @@ def measure(scenario: Scenario, proxy: Server, token: str, seconds: float, warmu
     if done.returncode:
         raise SystemExit(f"client failed against {proxy.name}: {done.stderr}\n{proxy.log_tail()}")
     run: Run = json.loads(done.stdout)
-    run["afterwards_s"] = proxy.wait_until_idle()
+    run["afterwards_s"] = proxy.wait_until_idle() if wait else 0.0
     counted = run[scenario.unit] * (seconds + warmup_seconds) / seconds
     run["cpu_us"] = (proxy.cpu_seconds() - before) * 1e6 / counted if counted else float("inf")
     run["loop_us"] = (proxy.loop_seconds() - loop_before) * 1e6 / counted if counted else float("inf")

@@ -47,7 +47,7 @@ async def until_back(limiter: RedisLimiter, seconds: float = 10.0) -> None:
         await asyncio.sleep(0.02)
 
 
-# --- what is remembered ------------------------------------------------------------------------------------------------
+# --- what is remembered ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", ["settle", "record", "release"])
