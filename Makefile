@@ -18,8 +18,8 @@ RUN_ENV = $(if $(UPSTREAM),TOLLGATE_UPSTREAM='$(UPSTREAM)') $(if $(REDIS_URL),TO
 
 # More words for pytest (`make test ARGS="-k windows"`) and for the bench (`make bench ARGS=--quick`).
 ARGS ?=
-# Tests wait more than they compute: three processes run them in half the time of one, on two cores.
-PROCESSES ?= 3
+# Tests wait more than they compute: two processes run them in half the time of one.
+PROCESSES ?= 2
 
 .PHONY: help setup services clients validators run test lint types layers check bench simulate test-real docs lock image clean
 

@@ -150,7 +150,7 @@ async def test_kill_9_under_batches_loses_no_line_and_bills_none_twice(
         keys = await asyncio.to_thread(replicas[0].create_accounts, acme="monthly", other="tier4")
         acme, other = (Customer(replicas, keys[name]) for name in ("acme", "other"))
         chats = [
-            chat_line(number, f"SIM:tokens={chance.randint(1, 60)} SIM:rate=60 {number}", max_tokens=60)
+            chat_line(number, f"SIM:tokens={chance.randint(1, 60)} SIM:rate=15 {number}", max_tokens=60)
             for number in range(LINES)
         ]
         texts = [

@@ -184,7 +184,7 @@ def test_the_process_that_ships_ends_with_a_server_that_is_killed(tmp_path, clus
     with serving(tollgate):
         shipping = shipping_of(tollgate)
         tollgate.kill()
-        eventually(lambda: not is_running(shipping), 2)
+        eventually(lambda: not is_running(shipping), 20)
 
 
 def test_a_price_version_that_comes_with_a_reload_is_kept_with_its_entries(tmp_path, cluster, config):

@@ -237,7 +237,7 @@ async def test_a_process_without_a_parent_ends_by_itself(sqlite_ledger, is_locke
         assert is_running(child)
         parent.kill()
         await parent.wait()
-        await until(lambda: not is_running(child), 2)
+        await until(lambda: not is_running(child), 4)  # the lock is waited for longer than that
     database = Database.open(url)
     outbox = Outbox(folder / "outbox-0.db")
     shipping = ShippingProcess(outbox, Location(url, folder), book())

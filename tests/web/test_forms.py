@@ -495,9 +495,9 @@ async def test_a_large_upload_has_its_time_for_each_step(desk, monkeypatch):
     assert STEP_BYTES == 8 * MEBIBYTE
     wire = Wire(Uploading(desk))
     raw = plain(upload(500_000))
-    for start in range(0, len(raw), 50_000):  # half a second and more, where all of a body has a fifth
+    for start in range(0, len(raw), 50_000):  # a third of a second and more, where all of a body has a fifth
         await wire.send(raw[start : start + 50_000])
-        await asyncio.sleep(0.06)
+        await asyncio.sleep(0.03)
     assert answers(wire.transport.written)[0][2] == b"500000"
     await no_spooled_open()
 
