@@ -19,6 +19,7 @@ from proxy.batching.permits import Permits
 from proxy.batching.queue import QueueWatch
 from proxy.batching.retention import Retention
 from proxy.batching.running import LineResult, Running
+from proxy.batching.turnstile import Turnstile
 from proxy.batching.validating import Validating
 from proxy.batching.worker import BatchWorker
 from proxy.billing.room import CreditRoom
@@ -120,6 +121,7 @@ class BatchWork:
             Ends(self._database, serving.ledger),
             self.running,
             Permits(self._bounds),
+            Turnstile(lambda: serving.observer.calls_in_flight),
             serving.settlement,
             serving.tasks,
             unix_ms,

@@ -111,6 +111,11 @@ class Observer:
         self._metrics = metrics
         self._call_log = call_log
 
+    @property
+    def calls_in_flight(self) -> int:
+        """How many calls there are: not lines of batches."""
+        return self._metrics.calls_in_flight
+
     def began(self) -> None:
         """A call has come in."""
         self._metrics.call_began()

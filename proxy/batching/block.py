@@ -18,6 +18,7 @@ from proxy.batching.budgets import PayerUnknownError
 from proxy.batching.names import segment_name
 from proxy.batching.permits import Permits
 from proxy.batching.running import InsufficientBudgetError, Line, LineResult, Running
+from proxy.batching.turnstile import Turnstile
 from proxy.core.batches.ids import call_id_of
 from proxy.core.batches.objects import Block, LineEnd, LineStatus
 from proxy.core.batches.results import FILE_MISSING, unanswered_line
@@ -51,6 +52,7 @@ class Tools(msgspec.Struct, frozen=True):
         ends: ends lines.
         running: runs lines.
         permits: how many lines run at once.
+        turnstile: how fast they begin.
         settlement: keeps holds alive.
         tasks: where lines run.
         clock_ms: Unix milliseconds.
@@ -64,6 +66,7 @@ class Tools(msgspec.Struct, frozen=True):
     ends: Ends
     running: Running
     permits: Permits
+    turnstile: Turnstile
     settlement: Settlement
     tasks: Tasks
     clock_ms: Callable[[], int]
@@ -188,6 +191,7 @@ class BlockRun:
         tools, batch = self._tools, self.claimed.batch
         permits = tools.permits
         for line in lines:
+            await tools.turnstile.enter()
             await permits.take(batch.account_id, batch.model)
             if tools.clock_ms() >= batch.expires_ms:
                 self.stop()

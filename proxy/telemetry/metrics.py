@@ -91,6 +91,9 @@ class Metrics:
         limits: names of the limits, whose refusals are shown from zero on.
         tiers: tier ids, likewise.
         views: names of the views, likewise.
+
+    Attributes:
+        calls_in_flight: how many calls there are.
     """
 
     def __init__(
@@ -113,7 +116,7 @@ class Metrics:
         self._endpoints = Vocabulary(endpoints)
         self._tiers, self._outcomes, self._limits = Vocabulary(), Vocabulary(), Vocabulary()
         self._error_types, self._upstreams, self._failure_kinds = Vocabulary(), Vocabulary(), Vocabulary()
-        self._in_flight = 0
+        self.calls_in_flight = 0
         self._calls: dict[tuple[str, str, str, int, str], _CallCells] = {}
         self._durations: dict[families.Labels, Histogram] = {}
         self._first_tokens: dict[families.Labels, Histogram] = {}
@@ -148,7 +151,7 @@ class Metrics:
 
     def call_began(self) -> None:
         """Count a call in flight; every one is followed by ``call_ended``."""
-        self._in_flight += 1
+        self.calls_in_flight += 1
 
     def call_ended(
         self,
@@ -173,7 +176,7 @@ class Metrics:
             first_byte_s: from its head to the first piece of a stream; None: not streamed.
             overhead_s: the proxy's own time; None: it never went to an upstream.
         """
-        self._in_flight -= 1
+        self.calls_in_flight -= 1
         cells = self._calls.get((endpoint, model, tier, status, outcome))
         if cells is None:
             cells = self._call_cells(endpoint, model, tier, status, outcome)
@@ -283,7 +286,7 @@ class Metrics:
                 for (endpoint, model, tier, status, outcome), cells in self._calls.items()
             ),
         )
-        yield from families.values(catalogue.IN_FLIGHT, [((), self._in_flight)])
+        yield from families.values(catalogue.IN_FLIGHT, [((), self.calls_in_flight)])
         yield from families.histograms(catalogue.DURATION, self._durations.items())
         yield from families.histograms(catalogue.FIRST_TOKEN, self._first_tokens.items())
         yield from families.histograms(catalogue.OVERHEAD, self._overheads.items())

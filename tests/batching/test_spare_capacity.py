@@ -107,6 +107,7 @@ async def test_calls_take_the_places_of_lines_and_wait_for_each_other_alone(held
         calls[name] = asyncio.ensure_future(stack.ask(chat(name), key=keys.get(name)))
         assert (await server.has(len(server.came) + 1))[-1] == name  # and no line comes back meanwhile
     assert (pool.in_flight, len(pool.spare_places), len(server.holds)) == (PLACES, 0, PLACES)
+    assert stack.app.batch_work.worker._tools.turnstile._calls_in_flight() == PLACES  # lines are none of them
     assert sum(stack.app.pools.queue.waiting().values()) == 0
     assert await queue_waits(stack) == {}
 
