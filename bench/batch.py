@@ -22,6 +22,8 @@ FLOOR = 0.8
 """Least ratio of lines a second to calls a second."""
 CEILING_MB = 48.0
 """What a batch may cost above none, in MB, however many lines it has."""
+SLOWER_MAX = 2.0
+"""Most that the median of a call on four connections may be while a batch runs, in times what it is alone."""
 _LOOK_S = 0.25  # an account may look five times a second
 _SECONDS_MAX = 600.0
 _FEW = Scenario("few", "calls on 4 connections", 4, 0, 0, "calls", "call_ms.p50")
@@ -77,6 +79,11 @@ class BatchResult:
         """Return the memory of the worst round."""
         return max(run.grown_mb for run in self.batches)
 
+    def slower(self) -> float:
+        """Return the median of the rounds' ratios of a call's time, beside a batch to alone."""
+        pairs = zip(self.beside, self.alone, strict=True)
+        return statistics.median(beside["call_ms"]["p50"] / alone["call_ms"]["p50"] for beside, alone in pairs)
+
     def problems(self) -> list[str]:
         """Say what is not good enough."""
         problems = []
@@ -84,6 +91,8 @@ class BatchResult:
             problems.append(f"batch: {broken} calls were broken or refused")
         if self.ratio() < FLOOR:
             problems.append(f"batch: {self.ratio():.2f}x the rate of calls is under {FLOOR}x")
+        if self.slower() > SLOWER_MAX:
+            problems.append(f"batch: a call beside it takes {self.slower():.2f}x its time, over {SLOWER_MAX}x")
         if self.grown_mb() >= CEILING_MB:
             problems.append(f"batch: {self.grown_mb():.1f} MB of memory is not under {CEILING_MB:g} MB")
         return problems
@@ -107,9 +116,9 @@ class BatchResult:
             ("CPU us each", f"{calls_cpu:,.0f}", f"{lines_cpu:,.0f}", f"{lines_cpu / calls_cpu:.2f}x", ""),
             ("peak memory, MB", "", f"+{self.grown_mb():,.1f}", "", f"< {CEILING_MB:g} MB"),
         ]
-        for name in ("p50", "p99"):
+        for name, ratio, held in (("p50", f"{self.slower():.2f}x", f"<= {SLOWER_MAX}x"), ("p99", "", "")):
             alone, beside = middle(self.alone, name), middle(self.beside, name)
-            rows.append((f"a call on 4 connections, {name} ms", f"{alone:.2f}", f"{beside:.2f}", "", ""))
+            rows.append((f"a call, {name} ms: alone, beside a batch", f"{alone:.2f}", f"{beside:.2f}", ratio, held))
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
     def as_dict(self) -> dict[str, Any]:
