@@ -23,7 +23,8 @@ from bench.invoices import CEILING_S, JUDGED_ACCOUNTS, MonthResult
 from bench.limiter import GROWTH_MAX, STATE_BYTES_MAX, Cost, LimiterResult, Load, _measure
 from bench.memory import CEILING_MB, LOADS, MEBIBYTE, MemoryResult, Peak
 from bench.scenarios import SCENARIOS, Result
-from tests.support.services import free_port, stop, wait_for_port
+from tests.support.ports import free_port
+from tests.support.services import stop, wait_for_port
 
 LOAD = Path(__file__).parent.parent / "bench" / "load"
 

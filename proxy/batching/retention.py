@@ -111,11 +111,11 @@ class Retention:
     async def close(self) -> None:
         """Let another replica have the lease. ``run`` has been cancelled before."""
         with contextlib.suppress(LedgerError):  # it ends by itself
-            await self._files.drop_lease(self._holder)
+            await self._files.lease.drop(self._holder)
 
     async def _has_lease(self) -> bool:
         now_ms = self._clock_ms()
-        return await self._files.take_lease(self._holder, now_ms, now_ms + LEASE_MS)
+        return await self._files.lease.take(self._holder, now_ms, now_ms + LEASE_MS)
 
     async def _sweep(self, before_ms: int) -> None:
         """Remove what was written before and belongs to nothing."""

@@ -139,14 +139,18 @@ class BatchWorker:
             self._is_told = False
             self._looked_s = -1e9
             await self.renew()
+        # Most of the time there is no batch at all: then nothing is locked.
+        is_idle = await self._leases.is_idle()
         if self._tools.clock() - self._looked_s >= self._tools.settings().poll_s:
             self._looked_s = self._tools.clock()
-            await self._look_for_whole_batches()
-        await self._look_for_blocks()
+            await self._look_for_whole_batches(is_idle=is_idle)
+        if not is_idle:
+            await self._look_for_blocks()
 
-    async def _look_for_whole_batches(self) -> None:
-        await self._look_for("validate", self._leases.claim_to_validate, self._validate)
-        await self._look_for("finish", self._leases.claim_to_finish, self._finish)
+    async def _look_for_whole_batches(self, *, is_idle: bool) -> None:
+        if not is_idle:
+            await self._look_for("validate", self._leases.claim_to_validate, self._validate)
+            await self._look_for("finish", self._leases.claim_to_finish, self._finish)
         if self._looks % CLEAR_EVERY == 0:
             await self._look_for("clear", self._leases.claim_to_clear, self._finishing.clear)
         self._looks += 1
@@ -163,6 +167,9 @@ class BatchWorker:
         claimed = await self._leases.claim_blocks(
             self._holder, running, bounds, BLOCKS_AT_ONCE, now_ms, now_ms + self._lease_ms
         )
+        if self._is_closing:  # it has begun to, meanwhile, and stops only what it knew of
+            await self._give_back(*(each.id for each in claimed))
+            return
         for each in claimed:
             self._begin(each)
         if len(claimed) == BLOCKS_AT_ONCE:
@@ -264,7 +271,7 @@ class BatchWorker:
             return
         now_ms = self._tools.clock_ms()
         batch = await claim(self._holder, now_ms, now_ms + self._lease_ms)
-        if batch is not None:
+        if batch is not None and not self._is_closing:  # else it is anybody's when the lease is over
             task = self._tools.tasks.watch(self._work_on(kind, batch, work), f"batch {kind}")
             self._whole[task] = kind
             task.add_done_callback(self._whole_over)

@@ -94,7 +94,7 @@ class EventWork:
             LedgerError: the database does not answer.
         """
         now_ms = self._clock_ms()
-        if not await self._events.take_lease(self._holder, now_ms, now_ms + LEASE_MS):
+        if not await self._events.lease.take(self._holder, now_ms, now_ms + LEASE_MS):
             self._looked_ms = None
             return False
         if self._looked_ms is None or not 0 <= now_ms - self._looked_ms < LOOK_MS:
@@ -111,4 +111,4 @@ class EventWork:
         """Let another replica have the lease, and close connections. ``run`` has been cancelled before."""
         await self._delivery.close()
         with contextlib.suppress(LedgerError):  # it ends by itself
-            await self._events.drop_lease(self._holder)
+            await self._events.lease.drop(self._holder)

@@ -14,9 +14,8 @@ from sqlalchemy import select, update
 from proxy.core.events import Event
 from proxy.ledger.accounts import new_id
 from proxy.ledger.database import Database
-from proxy.ledger.schema import accounts, events, leases
-
-LEASE: Final = "events"
+from proxy.ledger.leases import Lease
+from proxy.ledger.schema import accounts, events
 
 
 class KeptEvent(msgspec.Struct, frozen=True):
@@ -51,10 +50,14 @@ class Events:
     """The events of all accounts.
 
     Every method raises ``LedgerUnavailableError`` when the database does not answer.
+
+    Attributes:
+        lease: the right to work on them for all replicas.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.lease: Final = Lease(database, "events")
 
     async def record(self, found: Sequence[Event], now_ms: int) -> list[Event]:
         """Keep events, each once, whoever finds it and however often; return those that are new."""
@@ -134,24 +137,3 @@ class Events:
         query = query.order_by(events.c.recorded_ms.desc(), events.c.id.desc()).limit(events_max)
         async with self._database.read() as connection:
             return [(row[0], KeptEvent(*row[1:])) for row in await connection.execute(query)]
-
-    async def take_lease(self, holder: str, now_ms: int, until_ms: int) -> bool:
-        """Take, or renew, the right to work on events for all replicas; False: another one has it."""
-        table = leases.c
-        async with self._database.write() as connection:
-            first = {"name": LEASE, "holder": holder, "until_ms": until_ms}
-            if (await connection.execute(self._database.insert(leases).values(first))).rowcount:
-                return True
-            taken = await connection.execute(
-                update(leases)
-                .where(table.name == LEASE, (table.holder == holder) | (table.until_ms <= now_ms))
-                .values(holder=holder, until_ms=until_ms)
-            )
-        return taken.rowcount == 1
-
-    async def drop_lease(self, holder: str) -> None:
-        """Give the lease back, if it is held: another replica need not wait for its end."""
-        async with self._database.write() as connection:
-            await connection.execute(
-                update(leases).where(leases.c.name == LEASE, leases.c.holder == holder).values(until_ms=0)
-            )

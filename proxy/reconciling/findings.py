@@ -187,11 +187,6 @@ class Gathering:
         if len(kept) < DRIFTS_KEPT_MAX:
             kept.append(difference)
 
-    @property
-    def has_drifted(self) -> bool:
-        """Whether anything is wrong so far."""
-        return self._drifted > 0
-
     def finding(self) -> Finding:
         """Return what was found."""
         status = Status.DRIFTS if self._drifted else Status.UNCLEAR if self._unclear else Status.AGREES

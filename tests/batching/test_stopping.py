@@ -1,6 +1,7 @@
 """Batches that are stopped: what was finished is kept and billed, the rest is told, and nothing is run twice."""
 
 import asyncio
+import contextlib
 from collections import Counter
 
 import pytest
@@ -124,8 +125,9 @@ async def test_while_the_limiter_is_away_nothing_is_recorded_twice_or_forgotten(
     await check_kept_and_billed(stack, batch, "")
 
 
-async def test_whoever_takes_a_block_over_settles_what_the_one_before_may_not_have(stack, monkeypatch):
-    """Killed between the ledger's transaction and the limiter: nothing is lost, and nothing is counted twice."""
+@contextlib.contextmanager
+def unsettled(stack, monkeypatch):
+    """Let the limiter never answer what is recorded; the event says that it has been asked."""
     hangs = asyncio.Event()
 
     async def never(*_):
@@ -134,6 +136,33 @@ async def test_whoever_takes_a_block_over_settles_what_the_one_before_may_not_ha
 
     with monkeypatch.context() as patch:
         patch.setattr(stack.app.limiter, "record", never)
+        yield hangs
+
+
+async def test_a_block_that_is_claimed_while_the_process_begins_to_end_is_given_back(stack, monkeypatch):
+    worker = stack.app.batch_work.worker
+    claim = worker._leases.claim_blocks
+    began = asyncio.Event()
+
+    async def claim_late(*arguments):
+        claimed = await claim(*arguments)
+        if claimed:
+            await worker.close(0)
+            began.set()
+        return claimed
+
+    monkeypatch.setattr(worker._leases, "claim_blocks", claim_late)
+    await create(stack, slow_lines(6))
+    await asyncio.wait_for(began.wait(), 20)
+    async with asyncio.timeout(20):
+        while [row["holder"] for row in await rows_of(stack.app.database, batch_blocks)] != [None]:
+            await asyncio.sleep(0.02)
+    assert not worker.blocks
+
+
+async def test_whoever_takes_a_block_over_settles_what_the_one_before_may_not_have(stack, monkeypatch):
+    """Killed between the ledger's transaction and the limiter: nothing is lost, and nothing is counted twice."""
+    with unsettled(stack, monkeypatch) as hangs:
         batch_id = await create(stack, slow_lines(6))
         await asyncio.wait_for(hangs.wait(), 20)
         await die(stack)
@@ -145,14 +174,7 @@ async def test_whoever_takes_a_block_over_settles_what_the_one_before_may_not_ha
 
 
 async def test_a_batch_that_ends_before_anybody_took_over_is_settled_at_its_end(stack, monkeypatch):
-    hangs = asyncio.Event()
-
-    async def never(*_):
-        hangs.set()
-        await asyncio.Event().wait()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stack.app.limiter, "record", never)
+    with unsettled(stack, monkeypatch) as hangs:
         batch_id = await create(stack, slow_lines(20))
         await asyncio.wait_for(hangs.wait(), 20)
         await stack.ask({}, route=f"/v1/batches/{batch_id}/cancel")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.process import ROOT, TOLLGATE, eventually
-from tests.support.services import free_port, stop
+from tests.support.services import stop
 
 LAST_LINE = "Ctrl+C"
 START_S = 30.0

@@ -24,7 +24,7 @@ from proxy.ledger.database import Database
 from proxy.ledger.outbox import Outbox
 from proxy.ledger.store import Ledger
 from tests.ledger.support import entry
-from tests.support.services import free_port
+from tests.support.ports import free_port
 
 CONFIG = Path(__file__).parents[2] / "config"
 COMMANDS = {"accounts": accounts, "keys": keys, "credit": credit, "usage": usage}

@@ -159,7 +159,7 @@ async def test_a_receiver_that_is_gone_is_left_alone_with_that_event(replica, re
 async def test_a_process_that_dies_between_recording_and_sending_leaves_it_to_another(database, clock, receiver):
     first = Replica(database, clock, receiver.url, "first")
     await first.happen("2026-11")
-    assert await first.events.take_lease("first", clock(), clock() + LEASE_MS)
+    assert await first.events.lease.take("first", clock(), clock() + LEASE_MS)
     second = Replica(database, clock, receiver.url, "second")
     assert not await second.work.turn()
     clock.now_ms += LEASE_MS
@@ -222,16 +222,16 @@ async def test_of_many_replicas_one_at_a_time_works_and_each_event_is_sent_once(
 
 async def test_a_lease_is_renewed_by_its_holder_and_handed_over_when_it_stops(database, clock):
     events = Events(database)
-    assert await events.take_lease("a", clock(), clock() + 100)
-    assert not await events.take_lease("b", clock(), clock() + 100)
+    assert await events.lease.take("a", clock(), clock() + 100)
+    assert not await events.lease.take("b", clock(), clock() + 100)
     clock.now_ms += 99
-    assert await events.take_lease("a", clock(), clock() + 100)
+    assert await events.lease.take("a", clock(), clock() + 100)
     clock.now_ms += 99
-    assert not await events.take_lease("b", clock(), clock() + 100)
-    await events.drop_lease("b")
-    assert not await events.take_lease("b", clock(), clock() + 100)
-    await events.drop_lease("a")
-    assert await events.take_lease("b", clock(), clock() + 100)
+    assert not await events.lease.take("b", clock(), clock() + 100)
+    await events.lease.drop("b")
+    assert not await events.lease.take("b", clock(), clock() + 100)
+    await events.lease.drop("a")
+    assert await events.lease.take("b", clock(), clock() + 100)
 
 
 async def test_without_a_receiver_events_are_kept_for_one_to_come(database, clock, receiver):

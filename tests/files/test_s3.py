@@ -16,7 +16,8 @@ from proxy.files.contract import FileStoreError
 from proxy.files.s3 import PART_BYTES, PIECE_BYTES, S3Store
 from tests.files.conftest import place_at
 from tests.files.test_contract import DAY_MS, MIB, chunks_of, names, read, some_bytes
-from tests.support.services import S3_KEY_ID, S3_SECRET, free_port
+from tests.support.ports import free_port
+from tests.support.services import S3_KEY_ID, S3_SECRET
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from proxy.core.entries import Outcome
 from proxy.core.quotas import limits_of
 from proxy.simulator import Options, SimulatedCluster
 from proxy.upstream.connection import UpstreamConnection
-from tests.support.services import free_port
+from tests.support.ports import free_port
 from tests.support.stack import MODEL, ROUTE, Stack, chat, running, write_config
 
 FAILURES = 10_000

@@ -6,7 +6,7 @@ import pytest
 from openai import AsyncOpenAI, NotFoundError
 from yarl import URL
 
-from tests.support.services import free_port
+from tests.support.ports import free_port
 from tests.support.stack import chat, running, write_config
 
 RERANK = "nvidia/llama-nemotron-rerank-vl-1b-v2"

@@ -16,8 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.process import Gate, Tollgate, eventually, is_running, serving, simulator
-from tests.support.services import free_port, redis_server
+from tests.support.services import redis_server
 from tests.support.stack import ROUTE, chat, write_config
 
 TIERS = """

@@ -230,7 +230,7 @@ async def test_garbage_for_an_answer_is_not_passed_on(stack):
 
 
 async def test_an_upstream_that_is_not_there_is_a_503(tmp_path):
-    from tests.support.services import free_port
+    from tests.support.ports import free_port
 
     async with running(tmp_path, environ={"TOLLGATE_UPSTREAM": f"http://127.0.0.1:{free_port()}"}) as stack:
         status, body, _ = await stack.ask(chat())

@@ -22,8 +22,9 @@ from proxy.simulator import Options
 from proxy.views import desk
 from proxy.views.pace import ACCOUNTS_KEPT_MAX, BURST, PER_S, Pace
 from tests.gateway.test_refusals import LIMITED, UNAVAILABLE
+from tests.support.ports import free_port
 from tests.support.process import Tollgate, eventually, serving, simulator
-from tests.support.services import free_port, redis_server
+from tests.support.services import redis_server
 from tests.support.stack import ROUTE, Stack, chat, running, write_config
 
 NOT_FOUND = {

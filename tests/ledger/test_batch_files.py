@@ -159,10 +159,10 @@ async def test_it_is_known_which_names_and_batches_still_mean_something(database
 
 
 async def test_one_replica_removes_for_all(files):
-    assert await files.take_lease("a", NOON_MS, NOON_MS + 100)
-    assert not await files.take_lease("b", NOON_MS + 99, NOON_MS + 200)
-    assert await files.take_lease("a", NOON_MS + 99, NOON_MS + 200)
-    await files.drop_lease("b")
-    assert not await files.take_lease("b", NOON_MS + 199, NOON_MS + 300)
-    await files.drop_lease("a")
-    assert await files.take_lease("b", NOON_MS + 1, NOON_MS + 300)
+    assert await files.lease.take("a", NOON_MS, NOON_MS + 100)
+    assert not await files.lease.take("b", NOON_MS + 99, NOON_MS + 200)
+    assert await files.lease.take("a", NOON_MS + 99, NOON_MS + 200)
+    await files.lease.drop("b")
+    assert not await files.lease.take("b", NOON_MS + 199, NOON_MS + 300)
+    await files.lease.drop("a")
+    assert await files.lease.take("b", NOON_MS + 1, NOON_MS + 300)

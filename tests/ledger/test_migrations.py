@@ -17,7 +17,7 @@ from proxy.ledger.database import Database
 from proxy.ledger.errors import LedgerRefusedError, LedgerSchemaError, LedgerUnavailableError
 from proxy.ledger.migrations import migrate
 from proxy.ledger.schema import accounts, metadata
-from tests.support.services import free_port
+from tests.support.ports import free_port
 
 
 def described(connection):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import redis
 
-from tests.support.services import free_port, redis_server
+from tests.support.ports import free_port
+from tests.support.services import redis_server
 
 
 class Server:

@@ -16,7 +16,8 @@ from proxy.limiter.redis import RedisLimiter
 from tests.limiter.measure import BIG, fill
 from tests.limiter.own_redis import Server
 from tests.limiter.support import START_MS, Clock, budget, new_account, requests, window
-from tests.support.services import free_port, redis_server
+from tests.support.ports import free_port
+from tests.support.services import redis_server
 
 TOKENS = window("tokens", 100, 60, 5)
 MONTH = budget(10_000)

@@ -171,7 +171,7 @@ def test_a_client_without_retries_gets_the_refusal(service, hurried):
 
 def test_a_refusal_tells_how_long_to_wait(service):
     body = {"model": MODEL, "messages": HELLO, "max_tokens": 5}
-    headers = service.post("chat/completions", body, service.full_key).headers
+    headers = service.post("chat/completions", body, service.new_full_key()).headers
     assert headers["X-RateLimit-Remaining-Requests"] == "0"
     assert 3500 < int(headers["Retry-After"]) <= 3600
     assert headers["x-should-retry"] == "false", "no client should sleep an hour"

@@ -18,7 +18,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.services import free_port, stop, wait_for_port
+from tests.support.ports import free_port
+from tests.support.services import stop, wait_for_port
 from tests.support.stack import CONFIG
 
 ROOT = Path(__file__).parents[2]

@@ -108,7 +108,11 @@ class Service:
 
     @cached_property
     def full_key(self) -> str:
-        """The key of an account that has made the only call that it may make in this hour."""
+        """The key of an account that has made the only call that it may make in an hour."""
+        return self.new_full_key()
+
+    def new_full_key(self) -> str:
+        """Return the key of an account that has made, just now, the only call that it may make in an hour."""
         key = self.new_key("full")
         call = {"model": "gpt-oss:120b", "messages": [{"role": "user", "content": "Bonjour !"}], "max_tokens": 1}
         assert self.post("chat/completions", call, key).status_code == 200

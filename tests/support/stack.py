@@ -19,7 +19,7 @@ from proxy.ledger.keys import Keys, NewKey
 from proxy.ledger.store import MonthUsage
 from proxy.settings.holder import SettingsHolder
 from proxy.simulator import Options, SimulatedCluster
-from tests.support.services import free_port
+from tests.support.ports import free_port
 
 CONFIG = Path(__file__).parents[2] / "config"
 ROUTE = "/v1/chat/completions"

@@ -10,7 +10,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.services import free_port, stop
+from tests.support.ports import free_port
+from tests.support.services import stop
 
 SCRAPE_INTERVAL_S = 1
 

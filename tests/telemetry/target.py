@@ -20,7 +20,8 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.support.services import free_port, stop, wait_for_port
+from tests.support.ports import free_port
+from tests.support.services import stop, wait_for_port
 
 ROOT = Path(__file__).parents[2]
 TOLLGATE = ROOT / ".venv/bin/tollgate"

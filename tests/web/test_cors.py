@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from proxy.web import cors
-from tests.support.services import free_port
+from tests.support.ports import free_port
 from tests.support.stack import CONFIG, ROUTE, chat, running, write_config
 
 PAGE = "https://app.example"

@@ -20,9 +20,9 @@ from proxy.core.batches.pages import Order, Page
 from proxy.ledger.batch_schema import batch_files, batches
 from proxy.ledger.batches.rows import file_of, file_values
 from proxy.ledger.database import Database
-from proxy.ledger.schema import accounts, leases
+from proxy.ledger.leases import Lease
+from proxy.ledger.schema import accounts
 
-LEASE: Final = "files"
 _ENDED: Final = sorted(status.value for status in ENDED)
 _table: Final = batch_files.c
 _is_read: Final = exists().where(batches.c.input_file_id == _table.id, batches.c.status.not_in(_ENDED))
@@ -46,10 +46,14 @@ class BatchFiles:
 
     Args:
         database: migrated.
+
+    Attributes:
+        lease: the right to remove for all replicas.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.lease: Final = Lease(database, "files")
 
     # Their owner
 
@@ -159,26 +163,6 @@ class BatchFiles:
         async with self._database.read() as connection:
             found = await connection.execute(query.group_by(_table.purpose))
             return {purpose: (int(files), int(size_bytes)) for purpose, files, size_bytes in found}
-
-    async def take_lease(self, holder: str, now_ms: int, until_ms: int) -> bool:
-        """Take, or renew, the right to remove for all replicas; False: another one has it."""
-        async with self._database.write() as connection:
-            first = {"name": LEASE, "holder": holder, "until_ms": until_ms}
-            if (await connection.execute(self._database.insert(leases).values(first))).rowcount:
-                return True
-            taken = await connection.execute(
-                update(leases)
-                .where(leases.c.name == LEASE, (leases.c.holder == holder) | (leases.c.until_ms <= now_ms))
-                .values(holder=holder, until_ms=until_ms)
-            )
-        return taken.rowcount == 1
-
-    async def drop_lease(self, holder: str) -> None:
-        """Give the lease back, if it is held."""
-        async with self._database.write() as connection:
-            await connection.execute(
-                update(leases).where(leases.c.name == LEASE, leases.c.holder == holder).values(until_ms=0)
-            )
 
 
 def _is_own(account_id: str, now_ms: int) -> ColumnElement[bool]:

@@ -41,6 +41,7 @@ BlockId = tuple[str, int]
 """Batch id, number."""
 
 _ENDED: Final = sorted(status.value for status in ENDED)
+_UNFINISHED: Final = sorted(status.value for status in set(BatchStatus) - ENDED)
 _WITHOUT_WORK: Final = (BatchStatus.FINALIZING.value, BatchStatus.CANCELLING.value)
 _GIVEN_UP: Final = (BatchStatus.VALIDATING.value, BatchStatus.IN_PROGRESS.value)
 
@@ -77,6 +78,12 @@ class Leases:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def is_idle(self) -> bool:
+        """Whether there is no batch that has not ended: a look that locks nothing."""
+        query = select(batches.c.id).where(batches.c.status.in_(_UNFINISHED)).limit(1)
+        async with self._database.read() as connection:
+            return (await connection.execute(query)).first() is None
 
     # Blocks
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from proxy.core.batches.objects import BatchStatus
+from proxy.core.batches.objects import ENDED, BatchStatus
 from proxy.ledger.batch_schema import batch_blocks
 from proxy.ledger.batches.leasing import Leases
 from tests.ledger.batches.support import ANY, DAY_MS, add_account, add_batch, blocks_of, kept, set_status
@@ -65,6 +65,15 @@ async def test_only_batches_in_progress_are_run_and_only_in_their_time(database)
     assert await leases.claim_blocks("one", [], ANY, 99, NOON_MS, END_MS) == []
     assert await leases.claim_blocks("one", [], ANY, 99, NOON_MS - 1, END_MS) != []
     assert (await kept(database, late)).status is BatchStatus.IN_PROGRESS
+
+
+async def test_a_look_tells_whether_there_is_any_batch_that_has_not_ended(database):
+    leases = Leases(database)
+    assert await leases.is_idle()
+    batch = await add_batch(database, await add_account(database, "a"))
+    for status in BatchStatus:
+        await set_status(database, batch, status)
+        assert await leases.is_idle() is (status in ENDED)
 
 
 async def test_workers_that_claim_at_once_share_the_blocks(database):
