@@ -15,6 +15,7 @@ from proxy.answering import Answering
 from proxy.batching.block import Tools
 from proxy.batching.budgets import Budgets
 from proxy.batching.finishing import Finishing
+from proxy.batching.kept import KeptWatch
 from proxy.batching.permits import Permits
 from proxy.batching.queue import QueueWatch
 from proxy.batching.retention import Retention
@@ -101,6 +102,7 @@ class BatchWork:
         retention: removes files that are over.
         budgets: knows what they are paid from.
         queue: how much there is to do, for all processes.
+        kept: which files there are, for all processes.
         ended: lines that have ended here, by model and status.
     """
 
@@ -139,6 +141,7 @@ class BatchWork:
             serving.observer.failed,
         )
         files = BatchFiles(self._database)
+        self.kept = KeptWatch(files, serving.observer.failed)
         self.retention = Retention(files, store, new_id("work"), unix_ms, serving.observer.failed)
 
     @classmethod
@@ -166,15 +169,19 @@ class BatchWork:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        watching = self._serving.tasks.watch(self.queue.run(), "batch queue")
-        removing = self._serving.tasks.watch(self.retention.run(), "retention")
+        watch = self._serving.tasks.watch
+        beside = (
+            watch(self.queue.run(), "batch queue"),
+            watch(self.kept.run(), "kept files"),
+            watch(self.retention.run(), "retention"),
+        )
         try:
             await self.worker.run()
         finally:
-            watching.cancel()
-            removing.cancel()
+            for task in beside:
+                task.cancel()
             # Their statements are rolled back before the database is closed, which would wait for ever after it.
-            await asyncio.gather(watching, removing, return_exceptions=True)
+            await asyncio.gather(*beside, return_exceptions=True)
 
     def show(self, metrics: Metrics) -> None:
         """Let the metrics read what is known of batches."""
@@ -189,6 +196,10 @@ class BatchWork:
         metrics.watch("tollgate_batch_in_flight_lines", "", lambda: self.worker.in_flight)
         metrics.watch_each("tollgate_batch_lines_total", "", "status", self._ended_by_status)
         metrics.watch("tollgate_batch_displaced_lines_total", "", lambda: self.running.displaced)
+        metrics.watch_each("tollgate_batch_files", "", "purpose", self.kept.files)
+        metrics.watch_each("tollgate_batch_files_bytes", "", "purpose", self.kept.size_bytes)
+        metrics.watch("tollgate_batch_files_removed_total", "", lambda: self.retention.removed)
+        metrics.watch("tollgate_batch_orphans_removed_total", "", lambda: self.retention.orphans)
 
     def _ended_by_status(self) -> dict[str, int]:
         sums = {status.value: 0 for status in LineStatus}

@@ -1,25 +1,24 @@
-"""How much there is to do in batches, for metrics: looked at now and then, so that a scrape asks no database.
+"""How much there is to do in batches, for metrics.
 
-What belongs here: the last look. What does not: the statement (ledger/batches/overview.py), and what metrics are called
-(telemetry/catalogue.py).
+What belongs here: the queue as a scrape shows it. What does not: when it is looked at (looking.py), the statement
+(ledger/batches/overview.py), and what metrics are called (telemetry/catalogue.py).
 """
 
-import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from proxy.batching.looking import Look
 from proxy.ledger.batches.overview import Depth, Overview
-from proxy.ledger.errors import LedgerError
 
 LOOK_S: Final = 15.0
 """Between two looks: as often as Prometheus asks."""
 
 
-class QueueWatch:
-    """What the queue was like at the last look; while the database does not answer, nothing is known.
+class QueueWatch(Look[Depth]):
+    """The queue at the last look.
 
     Args:
-        overview: asks it.
+        overview: asks the database.
         clock_ms: Unix milliseconds.
         on_error: told of what should not have happened.
     """
@@ -27,39 +26,21 @@ class QueueWatch:
     def __init__(
         self, overview: Overview, clock_ms: Callable[[], int], on_error: Callable[[str, BaseException], None]
     ) -> None:
-        self._overview = overview
+        super().__init__("batch queue", overview.depth, LOOK_S, on_error)
         self._clock_ms = clock_ms
-        self._on_error = on_error
-        self.depth: Depth | None = None
-
-    async def run(self) -> None:
-        """Look until cancelled."""
-        while True:
-            await self.look()
-            await asyncio.sleep(LOOK_S)
-
-    async def look(self) -> None:
-        """Look once."""
-        try:
-            self.depth = await self._overview.depth()
-        except LedgerError:
-            self.depth = None
-        except Exception as exc:  # noqa: BLE001 - the next look may go well
-            self.depth = None
-            self._on_error("batch queue", exc)
 
     def batches(self) -> dict[str, int]:
         """Return how many batches have not ended, by status."""
-        return {} if self.depth is None else self.depth.batches
+        return {} if self.seen is None else self.seen.batches
 
     def lines(self, models: Iterable[str]) -> dict[str, int]:
         """Return how many lines have not ended, by model: of every model given, and of any other that has some."""
-        return {} if self.depth is None else dict.fromkeys(sorted(models), 0) | self.depth.lines
+        return {} if self.seen is None else dict.fromkeys(sorted(models), 0) | self.seen.lines
 
     def oldest_age_s(self) -> float | None:
         """Return the age of the oldest batch that waits or is in progress, seconds; 0: there is none."""
-        if self.depth is None:
+        if self.seen is None:
             return None
-        if self.depth.oldest_ms is None:
+        if self.seen.oldest_ms is None:
             return 0.0
-        return max(0, self._clock_ms() - self.depth.oldest_ms) / 1000
+        return max(0, self._clock_ms() - self.seen.oldest_ms) / 1000

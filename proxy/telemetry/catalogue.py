@@ -298,6 +298,25 @@ WATCHED: Final = (
         (),
         "Times that a call took the place of a line, which then began again.",
     ),
+    Described(
+        "tollgate_batch_files",
+        Kind.GAUGE,
+        ("purpose",),
+        "Files that are kept, of all processes, by purpose; those deleted too, until their bytes are gone.",
+        Merge.LARGEST,
+    ),
+    Described(
+        "tollgate_batch_files_bytes", Kind.GAUGE, ("purpose",), "Bytes of these files, by purpose.", Merge.LARGEST
+    ),
+    Described(
+        "tollgate_batch_files_removed_total", Kind.COUNTER, (), "Files whose bytes were removed: deleted, or over."
+    ),
+    Described(
+        "tollgate_batch_orphans_removed_total",
+        Kind.COUNTER,
+        (),
+        "Names in the file store that were removed because no file and no unfinished batch had them.",
+    ),
     Described("tollgate_spool_bytes", Kind.GAUGE, (), "Bytes of uploads that wait on disk for their upstream."),
     Described(
         "tollgate_call_log_dropped_lines_total",

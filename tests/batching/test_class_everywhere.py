@@ -101,12 +101,12 @@ async def test_how_much_there_is_to_do_is_shown_and_left_out_while_nobody_knows(
     waiting = {labels["model"]: amount for labels, amount in found.counted("tollgate_batch_waiting_lines")}
     assert set(waiting.values()) == {0}
     assert MODEL in waiting
-    queue.depth = Depth({"in_progress": 2}, {MODEL: 7, "a model of the past": 1}, unix_ms() - 90_000)
+    queue.seen = Depth({"in_progress": 2}, {MODEL: 7, "a model of the past": 1}, unix_ms() - 90_000)
     found = await scrape(stack)
     waiting = {labels["model"]: amount for labels, amount in found.counted("tollgate_batch_waiting_lines")}
     assert (waiting[MODEL], waiting["a model of the past"]) == (7, 1)
     assert 90 <= found.total("tollgate_batch_oldest_age_seconds") < 120
-    queue.depth = None
+    queue.seen = None
     found = await scrape(stack)
     names = ("tollgate_unfinished_batches", "tollgate_batch_waiting_lines", "tollgate_batch_oldest_age_seconds")
     assert not any(list(found.counted(name)) for name in names)
@@ -124,7 +124,7 @@ async def test_a_look_that_fails_is_no_end_of_looking(failure):
             raise failure
 
     queue = QueueWatch(Away(), unix_ms, lambda where, exc: told.append((where, exc)))
-    queue.depth = Depth({}, {}, None)
+    queue.seen = Depth({}, {}, None)
     await queue.look()
-    assert (queue.depth, queue.batches(), queue.lines(["m"]), queue.oldest_age_s()) == (None, {}, {}, None)
+    assert (queue.seen, queue.batches(), queue.lines(["m"]), queue.oldest_age_s()) == (None, {}, {}, None)
     assert told == ([] if isinstance(failure, LedgerUnavailableError) else [("batch queue", failure)])

@@ -71,7 +71,19 @@ def test_every_sample_has_the_labels_that_the_catalogue_says():
 
 
 def test_names_end_in_what_they_count():
-    units = ("_total", "_seconds", "_bytes", "_info", "_fds", "_calls", "_entries", "_in_flight", "_batches", "_lines")
+    units = (
+        "_total",
+        "_seconds",
+        "_bytes",
+        "_info",
+        "_fds",
+        "_calls",
+        "_entries",
+        "_in_flight",
+        "_batches",
+        "_lines",
+        "_files",
+    )
     states = {"tollgate_ready", "tollgate_ready_check", "tollgate_limiter_degraded", "tollgate_upstream_suspect"}
     for described in CATALOGUE.values():
         assert described.name.endswith(units) or described.name in states | {"tollgate_holds"}, described.name
