@@ -20,13 +20,13 @@ import msgspec
 from proxy.batching.block import Tools, settle_segment
 from proxy.batching.names import error_name, output_name, segments_of
 from proxy.batching.splitting import lines_of
+from proxy.core.batches.expiry import expiry_ms
 from proxy.core.batches.ids import call_id_of
 from proxy.core.batches.lines import parse_line
 from proxy.core.batches.objects import Batch, BatchFile, BatchStatus, LineEnd, LineMistake, LineStatus, Purpose
 from proxy.core.batches.results import CANCELLED, EXPIRED, INSUFFICIENT_BUDGET, unanswered_line
 from proxy.files.contract import FileMissingError, Written
 
-DAY_MS: Final = 86_400_000
 SPAN_BYTES_MAX: Final = 16_777_216
 """Of a segment, so much is read at once; what is longer, line by line."""
 
@@ -100,7 +100,7 @@ class Finishing:
             written.sha256,
             name,
             now_ms,
-            now_ms + days * DAY_MS if days else None,
+            expiry_ms(now_ms, days, batch.output_expires_after_s),
         )
 
     # What stands in the files

@@ -86,6 +86,7 @@ class BatchWorker:
         self._wakes = asyncio.Event()
         self._runs: dict[asyncio.Task[None], BlockRun] = {}
         self._whole: dict[asyncio.Task[None], str] = {}  # batches that are validated, finished or cleared
+        self._last_validated = ""  # of which account
         self._looks = 0
         self._looked_s = -1e9  # when all kinds of work were looked for, monotonic
         self._is_told = False
@@ -149,7 +150,7 @@ class BatchWorker:
 
     async def _look_for_whole_batches(self, *, is_idle: bool) -> None:
         if not is_idle:
-            await self._look_for("validate", self._leases.claim_to_validate, self._validate)
+            await self._look_for("validate", self._claim_to_validate, self._validate)
             await self._look_for("finish", self._leases.claim_to_finish, self._finish)
         if self._looks % CLEAR_EVERY == 0:
             await self._look_for("clear", self._leases.claim_to_clear, self._finishing.clear)
@@ -302,6 +303,12 @@ class BatchWorker:
             with contextlib.suppress(LedgerError):
                 until_ms = self._tools.clock_ms() + self._lease_ms
                 is_held = await self._leases.renew_batch(self._holder, batch.id, until_ms)
+
+    async def _claim_to_validate(self, holder: str, now_ms: int, until_ms: int) -> Batch | None:
+        batch = await self._leases.claim_to_validate(holder, now_ms, until_ms, self._last_validated)
+        if batch is not None:
+            self._last_validated = batch.account_id
+        return batch
 
     async def _validate(self, holder: str, batch: Batch) -> None:
         await self._validating.validate(holder, batch)

@@ -8,6 +8,7 @@ from typing import Final
 
 from sqlalchemy import Column, ForeignKey, Index, PrimaryKeyConstraint, Table, Text
 
+from proxy.core.batches.usage import BatchUsage
 from proxy.ledger.schema import big_column, metadata, text_column
 
 batch_files: Final = Table(
@@ -45,12 +46,15 @@ batches: Final = Table(
     text_column("stamps"),
     text_column("holder", nullable=True),
     big_column("until_ms", nullable=True),
+    *(big_column(name, nullable=True) for name in BatchUsage.__struct_fields__),
+    big_column("output_expires_after_s", nullable=True),
     Index("ix_batches_account_id", "account_id", "created_ms"),
     Index("ix_batches_status", "status"),
     sqlite_strict=True,
 )
 """Batches. ``metadata``, ``errors`` and ``stamps`` are JSON. ``holder`` and ``until_ms`` are the lease of who validates
-its file, or makes its files at its end."""
+its file, or makes its files at its end. Tokens are NULL until its lines may be run; and for ever, where lines were run
+before they were counted: an unknown number stays unknown when another is added to it."""
 
 batch_blocks: Final = Table(
     "batch_blocks",

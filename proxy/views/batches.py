@@ -78,6 +78,7 @@ class BatchDesk:
             created_ms=caller.now_ms,
             expires_ms=caller.now_ms + WINDOW_MS,
             metadata=wanted.metadata,
+            output_expires_after_s=wanted.output_expires_after_s,
         )
         enqueued_max = caller.tier.batch_enqueued_tokens
         created = await self._batches.create(batch, enqueued_max, UNFINISHED_MAX)

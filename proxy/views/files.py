@@ -17,13 +17,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from typing import Any, Final, TypeVar
 
 from proxy.core.batches.creating import no_such_cursor
+from proxy.core.batches.expiry import expiry_ms
 from proxy.core.batches.objects import BatchFile, Purpose
 from proxy.core.batches.pages import page_of
 from proxy.core.batches.shown import deletion_shown, file_shown, files_shown
 from proxy.core.batches.uploading import (
     LIMIT_MAX,
     WantedFile,
-    expiry_ms,
     file_in_use,
     file_not_found,
     no_room_for_files,

@@ -56,10 +56,10 @@ async def put_file(stack, data, account=None):
     return file.id
 
 
-async def create(stack, lines, endpoint=CHAT, *, key=None, account=None):
-    """Create a batch of some lines, and return its id."""
+async def create(stack, lines, endpoint=CHAT, *, key=None, account=None, **more):
+    """Create a batch of some lines, with more parameters than the three that it needs, and return its id."""
     file_id = await put_file(stack, jsonl(lines), account)
-    body = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": "24h"}
+    body = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": "24h", **more}
     status, made, _ = await stack.ask(body, route="/v1/batches", key=key)
     assert status == 200, made
     return made["id"]

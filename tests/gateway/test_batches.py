@@ -94,6 +94,7 @@ async def test_a_batch_is_made_and_shown_as_it_was_made(stack):
     assert before <= made["created_at"] <= unix_ms() // 1000
     assert made["expires_at"] == made["created_at"] + 86_400
     assert made["request_counts"] == {"total": 0, "completed": 0, "failed": 0}
+    assert made["usage"] is None
     assert headers["cache-control"] == "no-store"
     assert headers["x-request-id"]
     assert headers["X-RateLimit-Limit-Requests"] == "1000"
@@ -160,6 +161,18 @@ async def test_a_file_has_to_be_one_for_batches(embedded):
     assert "purpose 'batch'" in error["error"]["message"]
 
 
+async def test_a_file_whose_time_has_come_makes_no_batch(stack):
+    file_id = await upload(stack)
+    async with stack.app.database.write() as connection:
+        await connection.execute(batch_files.update().values(expires_ms=unix_ms()))
+    gone, unknown = await create(stack, file_id), await create(stack, "file-none")
+    assert gone[:2] == unknown[:2]
+    assert (gone[0], gone[1]["error"]["param"]) == (400, "input_file_id")
+    async with stack.app.database.write() as connection:
+        await connection.execute(batch_files.update().values(expires_ms=unix_ms() + 60_000))
+    assert (await create(stack, file_id))[0] == 200
+
+
 @pytest.mark.parametrize(
     ("param", "value"),
     [
@@ -169,6 +182,8 @@ async def test_a_file_has_to_be_one_for_batches(embedded):
         ("completion_window", ...),
         ("input_file_id", ...),
         ("metadata", {str(number): "" for number in range(17)}),
+        ("output_expires_after", {"anchor": "created_at", "seconds": 3599}),
+        ("output_expires_after", {"anchor": "created_at"}),
     ],
 )
 async def test_a_wrong_parameter_is_named(embedded, param, value):

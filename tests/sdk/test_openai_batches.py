@@ -67,9 +67,13 @@ def test_from_the_upload_to_the_results_and_the_bill(customer, service):
     assert (file.object, file.purpose, file.filename, file.status) == ("file", "batch", "requests.jsonl", "processed")
     assert file.bytes == len(jsonl(chats(20)))
     made = customer.batches.create(
-        input_file_id=file.id, endpoint=CHAT, completion_window="24h", metadata={"night": "one"}
+        input_file_id=file.id,
+        endpoint=CHAT,
+        completion_window="24h",
+        metadata={"night": "one"},
+        output_expires_after={"anchor": "created_at", "seconds": 7200},
     )
-    assert (made.object, made.status, made.endpoint) == ("batch", "validating", CHAT)
+    assert (made.object, made.status, made.endpoint, made.usage) == ("batch", "validating", CHAT, None)
     batch = ended(customer, made)
     assert (batch.status, batch.metadata, batch.errors) == ("completed", {"night": "one"}, None)
     counts = batch.request_counts
@@ -86,6 +90,12 @@ def test_from_the_upload_to_the_results_and_the_bill(customer, service):
         for name in tokens:
             tokens[name] += getattr(answer.usage, name)
     assert batch.error_file_id is None
+    assert (batch.usage.input_tokens, batch.usage.output_tokens) == tuple(tokens.values())
+    assert batch.usage.total_tokens == sum(tokens.values())
+    details = batch.usage.input_tokens_details.cached_tokens, batch.usage.output_tokens_details.reasoning_tokens
+    assert details == (0, 0)
+    output = customer.files.retrieve(batch.output_file_id)
+    assert output.expires_at == output.created_at + 7200
     month = requests.get(
         f"{service.base_url}/usage", headers={"Authorization": f"Bearer {customer.api_key}"}, timeout=30
     ).json()["month"]
@@ -219,6 +229,7 @@ def test_parameters_are_refused_with_their_name(customer):
         {"endpoint": "/v1/audio/transcriptions"},
         {"completion_window": "1h"},
         {"metadata": {"a": "b" * 513}},
+        {"output_expires_after": {"anchor": "created_at", "seconds": 60}},
     ):
         asked = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "24h", **wrong}
         with pytest.raises(openai.BadRequestError) as refused:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from proxy.core.batches.expiry import ANCHOR, SECONDS_PROBLEM, is_span
 from proxy.core.batches.ids import may_be_id
 from proxy.core.batches.lines import BATCH_ENDPOINTS
 from proxy.core.batches.objects import Batch
@@ -29,6 +30,11 @@ class WantedBatch(msgspec.Struct):
     metadata: dict[str, str] | None = None
     output_expires_after: dict[str, Any] | None = None
 
+    @property
+    def output_expires_after_s(self) -> int | None:
+        """How long results are wanted, in seconds; None: as long as any."""
+        return None if self.output_expires_after is None else self.output_expires_after["seconds"]
+
 
 _METADATA: Final = (
     f"must be an object of at most {METADATA_MAX} pairs of texts, keys of at most {METADATA_KEY_CHARS_MAX} characters "
@@ -39,7 +45,7 @@ _PROBLEMS: Final = {
     "endpoint": f"must be one of {', '.join(BATCH_ENDPOINTS)}",
     "completion_window": f"must be '{COMPLETION_WINDOW}'",
     "metadata": _METADATA,
-    "output_expires_after": "is not supported: how long results are kept is the same for all",
+    "output_expires_after": f"must be an object with 'anchor', '{ANCHOR}', and 'seconds', which {SECONDS_PROBLEM}",
 }
 _checked: Final = Checker(WantedBatch, _PROBLEMS)
 
@@ -55,9 +61,13 @@ def wanted_batch(body: bytes) -> WantedBatch:
         raise _wrong("completion_window")
     if wanted.metadata is not None and not _is_short(wanted.metadata):
         raise _wrong("metadata")
-    if wanted.output_expires_after is not None:
+    if wanted.output_expires_after is not None and not _is_expiry(wanted.output_expires_after):
         raise _wrong("output_expires_after")
     return wanted
+
+
+def _is_expiry(expires_after: dict[str, Any]) -> bool:
+    return expires_after.get("anchor") == ANCHOR and is_span(expires_after.get("seconds"))
 
 
 def _is_short(metadata: dict[str, str]) -> bool:

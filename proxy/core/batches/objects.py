@@ -10,6 +10,8 @@ from enum import StrEnum
 
 import msgspec
 
+from proxy.core.batches.usage import BatchUsage
+
 
 class Purpose(StrEnum):
     """What a file is for."""
@@ -108,6 +110,8 @@ class Batch(msgspec.Struct, frozen=True):
         output_file_id: results; None: none yet, or no line has one.
         error_file_id: errors; None: none yet, or no line has one.
         stamps: when it got to a status, by its name.
+        usage: what its lines have used so far; None: none may have been run yet, or it is not known.
+        output_expires_after_s: how long its owner wants its results to be kept; None: as long as any.
     """
 
     id: str
@@ -131,6 +135,8 @@ class Batch(msgspec.Struct, frozen=True):
     output_file_id: str | None = None
     error_file_id: str | None = None
     stamps: dict[BatchStatus, int] = {}
+    usage: BatchUsage | None = None
+    output_expires_after_s: int | None = None
 
 
 class Block(msgspec.Struct, frozen=True):

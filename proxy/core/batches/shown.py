@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from proxy.core.batches.objects import Batch, BatchFile, BatchStatus
+from proxy.core.batches.usage import BatchUsage
 
 COMPLETION_WINDOW: Final = "24h"
 WINDOW_MS: Final = 86_400_000
@@ -55,6 +56,28 @@ class ShownCounts(msgspec.Struct, frozen=True):
     failed: int
 
 
+class ShownInputDetails(msgspec.Struct, frozen=True):
+    """Of input tokens, those that were found in a cache."""
+
+    cached_tokens: int
+
+
+class ShownOutputDetails(msgspec.Struct, frozen=True):
+    """Of output tokens, those of reasoning."""
+
+    reasoning_tokens: int
+
+
+class ShownUsage(msgspec.Struct, frozen=True):
+    """What its lines have used so far, in tokens."""
+
+    input_tokens: int
+    input_tokens_details: ShownInputDetails
+    output_tokens: int
+    output_tokens_details: ShownOutputDetails
+    total_tokens: int
+
+
 class ShownBatch(msgspec.Struct, frozen=True):
     """A batch."""
 
@@ -79,8 +102,7 @@ class ShownBatch(msgspec.Struct, frozen=True):
     cancelled_at: int | None
     request_counts: ShownCounts
     metadata: dict[str, str] | None
-    usage: None = None
-    """Receipts and GET /v1/usage tell tokens; here they are documented as something that may be missing."""
+    usage: ShownUsage | None
 
 
 class ShownDeletion(msgspec.Struct, frozen=True):
@@ -162,4 +184,15 @@ def _batch(batch: Batch) -> ShownBatch:
         cancelled_at=at(BatchStatus.CANCELLED),
         request_counts=ShownCounts(batch.total, batch.completed, batch.failed),
         metadata=batch.metadata,
+        usage=None if batch.usage is None else _usage(batch.usage),
+    )
+
+
+def _usage(usage: BatchUsage) -> ShownUsage:
+    return ShownUsage(
+        usage.input_tokens,
+        ShownInputDetails(usage.cached_tokens),
+        usage.output_tokens,
+        ShownOutputDetails(usage.reasoning_tokens),
+        usage.total_tokens,
     )

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from proxy.core.batches.expiry import ANCHOR, SECONDS_PROBLEM, is_span
 from proxy.core.batches.objects import Purpose
 from proxy.core.calls import Form, Source
 from proxy.core.errors import ApiError, invalid_parameter
@@ -16,9 +17,6 @@ from proxy.core.errors import ApiError, invalid_parameter
 LIMIT_MAX: Final = 10_000
 """Of a page of files, and its default (OpenAI's API reference, List files)."""
 FILENAME_CHARS_MAX: Final = 255
-EXPIRES_S_MIN: Final = 3600
-EXPIRES_S_MAX: Final = 2_592_000
-"""The documented bounds of ``expires_after[seconds]``."""
 _ANCHOR: Final = "expires_after[anchor]"
 _SECONDS: Final = "expires_after[seconds]"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
@@ -54,28 +52,14 @@ def wanted_file(form: Form) -> WantedFile:
 def _expires_after_s(fields: dict[str, str]) -> int | None:
     if not any(name.startswith("expires_after") for name in fields):
         return None
-    if fields.get(_ANCHOR) != "created_at":
-        raise invalid_parameter(_ANCHOR, "must be 'created_at'")
+    if fields.get(_ANCHOR) != ANCHOR:
+        raise invalid_parameter(_ANCHOR, f"must be '{ANCHOR}'")
     text = fields.get(_SECONDS, "")
     is_number = text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX
     seconds = int(text) if is_number else 0
-    if not EXPIRES_S_MIN <= seconds <= EXPIRES_S_MAX:
-        raise invalid_parameter(_SECONDS, f"must be an integer between {EXPIRES_S_MIN} and {EXPIRES_S_MAX}")
+    if not is_span(seconds):
+        raise invalid_parameter(_SECONDS, SECONDS_PROBLEM)
     return seconds
-
-
-def expiry_ms(created_ms: int, days: int, wanted_s: int | None) -> int | None:
-    """Return when a file is deleted, Unix milliseconds; None: when its owner does it.
-
-    Args:
-        created_ms: when it was made.
-        days: how long files are kept; 0: until their owner deletes them.
-        wanted_s: what its owner wants; None: as long as can be.
-    """
-    spans_ms = [days * 86_400_000] if days else []
-    if wanted_s is not None:
-        spans_ms.append(wanted_s * 1000)
-    return created_ms + min(spans_ms) if spans_ms else None
 
 
 def file_not_found() -> ApiError:

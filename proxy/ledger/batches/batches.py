@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.core.batches.checking import Checked
 from proxy.core.batches.objects import ENDED, Batch, BatchFile, BatchStatus, LineMistake, Purpose
 from proxy.core.batches.pages import Order, Page
+from proxy.core.batches.usage import BatchUsage
 from proxy.ledger.batch_schema import batch_blocks, batch_files, batches
 from proxy.ledger.batches.rows import batch_of, batch_values, file_of
 from proxy.ledger.database import Database
@@ -76,7 +77,8 @@ class Batches:
         async with self._database.write() as connection:
             await _lock_account(connection, batch.account_id)
             file = await _file(connection, batch)
-            if file is None:
+            # Its time may have come before anybody has marked it: batches read it still, and no other begins to.
+            if file is None or (file.expires_ms is not None and file.expires_ms <= batch.created_ms):
                 return Created.NO_FILE
             if file.purpose is not Purpose.BATCH:
                 return Created.OTHER_PURPOSE
@@ -155,6 +157,7 @@ class Batches:
                 model=checked.model,
                 total=checked.lines,
                 enqueued_tokens=checked.tokens_max,
+                usage=BatchUsage(),
             )
             rows = [msgspec.structs.asdict(block) | {"attempts": 0} for block in checked.blocks]
             for at in range(0, len(rows), _BLOCKS_AT_ONCE):

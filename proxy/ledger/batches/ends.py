@@ -4,8 +4,9 @@ What belongs here: the transactions that say so. What does not: results (they li
 limiter (it is told afterwards), and leases (leasing.py).
 
 A block's holder ends lines in this order. Their results are durable in a segment; then one transaction makes their
-rows, takes their entries, counts them, and notes the segment as *unsettled*; then the limiter is told of each; then the
-note is removed. Whoever takes over a block with the note tells the limiter again, which counts a call once.
+rows, takes their entries, counts them and what they have used, and notes the segment as *unsettled*; then the limiter
+is told of each; then the note is removed. Whoever takes over a block with the note tells the limiter again, which
+counts a call once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from sqlalchemy import ColumnElement, and_, delete, exists, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.batches.objects import Batch, BatchFile, BatchStatus, Block, LineEnd, LineMistake, LineStatus
+from proxy.core.batches.usage import usage_of
 from proxy.core.entries import Entry
 from proxy.ledger.batch_schema import batch_blocks, batch_files, batch_lines, batches
 from proxy.ledger.batches.rows import batch_of, file_values, json_text
@@ -80,7 +82,7 @@ class Ends:
             if taken:
                 await self._ledger.insert_in(connection, taken)
             if new:
-                await self._count(connection, block.batch_id, new)
+                await self._count(connection, block.batch_id, new, taken)
         self._ledger.committed(taken)
         return ended
 
@@ -108,12 +110,15 @@ class Ends:
         return new
 
     @staticmethod
-    async def _count(connection: AsyncConnection, batch_id: str, new: Sequence[LineEnd]) -> None:
+    async def _count(
+        connection: AsyncConnection, batch_id: str, new: Sequence[LineEnd], taken: Sequence[Entry]
+    ) -> None:
         completed = sum(each.status is LineStatus.COMPLETED for each in new)
+        more = {"completed": completed, "failed": len(new) - completed, **msgspec.structs.asdict(usage_of(taken))}
         await connection.execute(
             update(batches)
             .where(batches.c.id == batch_id)
-            .values(completed=batches.c.completed + completed, failed=batches.c.failed + len(new) - completed)
+            .values({name: batches.c[name] + amount for name, amount in more.items()})
         )
 
     async def settled(self, block: Block, segment: str) -> None:

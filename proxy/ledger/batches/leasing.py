@@ -19,6 +19,7 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Select,
+    Subquery,
     and_,
     bindparam,
     case,
@@ -166,11 +167,28 @@ class Leases:
 
     # Whole batches
 
-    async def claim_to_validate(self, holder: str, now_ms: int, until_ms: int) -> Batch | None:
-        """Lease the oldest batch whose file has not been checked."""
-        wanted = and_(batches.c.status == BatchStatus.VALIDATING.value, batches.c.expires_ms > now_ms)
+    async def claim_to_validate(self, holder: str, now_ms: int, until_ms: int, after: str = "") -> Batch | None:
+        """Lease a batch whose file has not been checked: accounts take turns, and of one the oldest batch is first.
+
+        The account with the fewest files being checked, at whatever worker, is next; of several the one whose id
+        follows, as in a ring: so each has its turn, however many files the others have.
+
+        Args:
+            holder: the worker's name: unique.
+            now_ms: Unix milliseconds.
+            until_ms: when the lease ends.
+            after: id of the account that this worker's last file was of.
+        """
+        turns = _turns(now_ms)
+        query = (
+            select(batches)
+            .join(turns, turns.c.id == batches.c.id)
+            .where(_is_unchecked(now_ms), _is_free(now_ms))
+            .order_by(turns.c.turn, case((batches.c.account_id > after, 0), else_=1), batches.c.account_id)
+            .limit(1)
+        )
         async with self._database.write() as connection:
-            return await self._claim(connection, wanted, holder, now_ms, until_ms)
+            return await self._lease(connection, query, holder, until_ms)
 
     async def claim_to_finish(self, holder: str, now_ms: int, until_ms: int) -> Batch | None:
         """Lease the oldest batch that is to end: run to its end, cancelled, or past its time.
@@ -207,18 +225,18 @@ class Leases:
             return await self._claim(connection, wanted, holder, now_ms, until_ms)
 
     async def _find(self, connection: AsyncConnection, wanted: ColumnElement[bool], now_ms: int) -> Batch | None:
-        free = or_(batches.c.until_ms.is_(None), batches.c.until_ms <= now_ms)
-        query = select(batches).where(wanted, free).order_by(batches.c.created_ms, batches.c.id).limit(1)
-        row = (await connection.execute(query)).mappings().one_or_none()
+        row = (await connection.execute(_oldest(wanted, now_ms))).mappings().one_or_none()
         return None if row is None else batch_of(dict(row))
 
     async def _claim(
         self, connection: AsyncConnection, wanted: ColumnElement[bool], holder: str, now_ms: int, until_ms: int
     ) -> Batch | None:
-        free = or_(batches.c.until_ms.is_(None), batches.c.until_ms <= now_ms)
-        query = select(batches).where(wanted, free).order_by(batches.c.created_ms, batches.c.id).limit(1)
-        if self._database.is_postgresql:
-            query = query.with_for_update(skip_locked=True)
+        return await self._lease(connection, _oldest(wanted, now_ms), holder, until_ms)
+
+    async def _lease(self, connection: AsyncConnection, query: Select[Any], holder: str, until_ms: int) -> Batch | None:
+        """Lease the one batch of a query; one that another worker takes at this moment is passed over."""
+        if self._database.is_postgresql:  # SQLite's writer is alone
+            query = query.with_for_update(of=batches, skip_locked=True)
         row = (await connection.execute(query)).mappings().one_or_none()
         if row is None:
             return None
@@ -251,6 +269,30 @@ _is_open: Final = batch_blocks.c.done_ms.is_(None)
 def _is_live(now_ms: int | BindParameter[int]) -> ColumnElement[bool]:
     """Whether somebody runs a block, never NULL."""
     return func.coalesce(batch_blocks.c.until_ms, 0) > now_ms
+
+
+def _is_free(now_ms: int) -> ColumnElement[bool]:
+    """Whether nobody has a whole batch in hand, never NULL."""
+    return func.coalesce(batches.c.until_ms, 0) <= now_ms
+
+
+def _is_unchecked(now_ms: int) -> ColumnElement[bool]:
+    return and_(batches.c.status == BatchStatus.VALIDATING.value, batches.c.expires_ms > now_ms)
+
+
+def _oldest(wanted: ColumnElement[bool], now_ms: int) -> Select[Any]:
+    return select(batches).where(wanted, _is_free(now_ms)).order_by(batches.c.created_ms, batches.c.id).limit(1)
+
+
+def _turns(now_ms: int) -> Subquery:
+    """Which turn of its account each unchecked batch has, from 1: those being checked have the first ones.
+
+    Workers that claim at once see the same turns, and pass over what the others lock: not to the next batch of one
+    account, but to the first of another.
+    """
+    order = (case((_is_free(now_ms), 1), else_=0), batches.c.created_ms, batches.c.id)
+    turn = func.row_number().over(partition_by=batches.c.account_id, order_by=order)
+    return select(batches.c.id, turn.label("turn")).where(_is_unchecked(now_ms)).subquery("turns")
 
 
 def _among(blocks: Collection[BlockId]) -> ColumnElement[bool]:

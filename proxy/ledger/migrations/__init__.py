@@ -15,7 +15,7 @@ from sqlalchemy import Connection, inspect, text
 from proxy.ledger.database import Database
 from proxy.ledger.errors import LedgerSchemaError, LedgerUnavailableError
 
-HEAD: Final = "0007"
+HEAD: Final = "0008"
 """The revision that this program works with."""
 
 _LOCK: Final = 0x746F_6C6C_6761_7465  # "tollgate": the advisory lock that migrating replicas queue for

@@ -18,6 +18,14 @@ def test_what_is_documented_is_taken_and_the_rest_passed_over():
     assert wanted_batch(json.dumps(SOUND | {"metadata": None}).encode()).metadata is None
 
 
+@pytest.mark.parametrize("seconds", [3600, 2_592_000])
+def test_results_may_be_wanted_for_a_while(seconds):
+    wanted = {"output_expires_after": {"anchor": "created_at", "seconds": seconds}}
+    assert wanted_batch(json.dumps(SOUND | wanted).encode()).output_expires_after_s == seconds
+    for unsaid in ({}, {"output_expires_after": None}):
+        assert wanted_batch(json.dumps(SOUND | unsaid).encode()).output_expires_after_s is None
+
+
 @pytest.mark.parametrize(
     ("param", "value"),
     [
@@ -34,7 +42,15 @@ def test_what_is_documented_is_taken_and_the_rest_passed_over():
         ("metadata", {"k" * 65: ""}),
         ("metadata", {"a": "v" * 513}),
         ("metadata", TOO_MANY),
-        ("output_expires_after", {"anchor": "created_at", "seconds": 3600}),
+        ("output_expires_after", 3600),
+        ("output_expires_after", {}),
+        ("output_expires_after", {"seconds": 3600}),
+        ("output_expires_after", {"anchor": "created_at"}),
+        ("output_expires_after", {"anchor": "completed_at", "seconds": 3600}),
+        ("output_expires_after", {"anchor": ["created_at"], "seconds": 3600}),
+        ("output_expires_after", {"anchor": "created_at", "seconds": 3599}),
+        ("output_expires_after", {"anchor": "created_at", "seconds": 2_592_001}),
+        ("output_expires_after", {"anchor": "created_at", "seconds": "3600"}),
     ],
 )
 def test_a_wrong_parameter_is_named(param, value):

@@ -4,10 +4,12 @@ import json
 
 from msgspec.structs import replace
 from openai.types import Batch as SdkBatch
+from openai.types import BatchUsage as SdkUsage
 from openai.types import FileDeleted, FileObject
 
 from proxy.core.batches.objects import Batch, BatchFile, BatchStatus, LineMistake, Purpose
 from proxy.core.batches.shown import batch_shown, batches_shown, deletion_shown, file_shown, files_shown
+from proxy.core.batches.usage import BatchUsage
 
 BATCH = Batch(
     id="batch_1",
@@ -92,6 +94,22 @@ def test_counts_metadata_and_files_are_shown():
     assert shown["request_counts"] == {"total": 5, "completed": 3, "failed": 2}
     assert (shown["metadata"], shown["model"]) == ({"a": "é"}, "m")
     assert (shown["output_file_id"], shown["error_file_id"]) == ("file-2", "file-3")
+
+
+def test_usage_is_told_in_full_as_soon_as_there_can_be_some():
+    shown = json.loads(batch_shown(replace(BATCH, usage=BatchUsage(120, 20, 43, 40))))
+    assert shown["usage"] == {
+        "input_tokens": 120,
+        "input_tokens_details": {"cached_tokens": 20},
+        "output_tokens": 43,
+        "output_tokens_details": {"reasoning_tokens": 40},
+        "total_tokens": 163,
+    }
+    read = SdkBatch.model_validate(shown, strict=True)
+    assert isinstance(read.usage, SdkUsage)
+    assert read.to_dict(mode="json") == shown
+    none = json.loads(batch_shown(replace(BATCH, usage=BatchUsage())))["usage"]
+    assert (none["total_tokens"], set(none)) == (0, set(SdkUsage.model_fields))
 
 
 def test_a_file_has_every_member_and_nothing_of_ours():

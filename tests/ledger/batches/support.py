@@ -5,6 +5,7 @@ import itertools
 from proxy.core.batches.ids import call_id_of
 from proxy.core.batches.objects import Batch, BatchStatus, Block, LineEnd, LineStatus
 from proxy.core.batches.turns import Bounds
+from proxy.core.batches.usage import BatchUsage
 from proxy.core.usage import TariffClass
 from proxy.ledger.accounts import Accounts
 from proxy.ledger.batch_schema import batch_blocks, batches
@@ -36,6 +37,7 @@ async def add_batch(database, account_id, *, blocks=3, lines=2, status=BatchStat
         "created_ms": NOON_MS,
         "expires_ms": NOON_MS + DAY_MS,
         "total": blocks * lines,
+        "usage": BatchUsage(),
     }
     batch = Batch(**values | changes)
     async with database.write() as connection:

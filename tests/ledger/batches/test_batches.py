@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from proxy.core.batches.checking import Checked
 from proxy.core.batches.objects import ENDED, Batch, BatchFile, BatchStatus, Block, LineMistake, Purpose
 from proxy.core.batches.pages import Order, Page
+from proxy.core.batches.usage import BatchUsage
 from proxy.ledger.batch_schema import batch_blocks, batch_files
 from proxy.ledger.batches.batches import Admitted, Batches, Created
 from proxy.ledger.batches.leasing import Leases
@@ -19,8 +20,8 @@ LEASE_END_MS = NOON_MS + 30_000
 MANY = 1000
 
 
-async def add_file(database, account_id, file_id="file-1", *, purpose=Purpose.BATCH, deleted_ms=None):
-    file = BatchFile(file_id, account_id, purpose, "in.jsonl", 10, "ab", f"{account_id}/{file_id}", NOON_MS)
+async def add_file(database, account_id, file_id="file-1", *, purpose=Purpose.BATCH, deleted_ms=None, expires_ms=None):
+    file = BatchFile(file_id, account_id, purpose, "in.jsonl", 10, "ab", f"{account_id}/{file_id}", NOON_MS, expires_ms)
     async with database.write() as connection:
         await connection.execute(batch_files.insert().values(file_values(file) | {"deleted_ms": deleted_ms}))
     return file
@@ -68,7 +69,7 @@ async def account(database):
 
 async def test_a_batch_is_kept_as_it_was_made_and_shown_to_its_owner_only(database, account):
     batches = Batches(database)
-    batch = new_batch(account)
+    batch = new_batch(account, output_expires_after_s=3600)
     assert await batches.create(batch, None, MANY) is Created.CREATED
     assert await batches.get(account, batch.id) == batch
     stranger = await add_account(database, "b")
@@ -89,6 +90,16 @@ async def test_its_file_is_its_owners_and_for_a_batch(database, account):
     assert await batches.create(new_batch(account, input_file_id="file-gone"), None, MANY) is Created.NO_FILE
     assert await batches.create(new_batch(account, input_file_id="file-out"), None, MANY) is Created.OTHER_PURPOSE
     assert await batches.page(account, Page()) == ([], False)
+
+
+async def test_a_file_whose_time_has_come_is_as_unknown_though_nobody_has_marked_it_yet(database, account):
+    batches = Batches(database)
+    await add_file(database, account, "file-short", expires_ms=NOON_MS + 1000)
+    late = new_batch(account, 1000, input_file_id="file-short")
+    assert await batches.create(late, None, MANY) is Created.NO_FILE
+    in_time = new_batch(account, 999, input_file_id="file-short")
+    assert await batches.create(in_time, None, MANY) is Created.CREATED
+    assert (await batches.input_file(in_time)).id == "file-short", "it is read for as long as its batch needs it"
 
 
 async def test_the_requests_of_a_batch_are_found_until_they_are_deleted(database, account):
@@ -132,6 +143,7 @@ async def test_a_sound_file_puts_its_batch_in_progress_with_all_its_blocks(datab
         model="gpt-oss:120b",
         total=5,
         enqueued_tokens=100,
+        usage=BatchUsage(),
         stamps={BatchStatus.IN_PROGRESS: NOON_MS + 5},
     )
     claimed = await Leases(database).claim_blocks("w", [], ANY, 99, NOON_MS + 6, LEASE_END_MS)

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from proxy.core.batches.objects import BatchFile, BatchStatus, LineMistake, LineStatus, Purpose
+from proxy.core.batches.usage import BatchUsage
 from proxy.core.usage import UsageType
 from proxy.ledger.batch_schema import batch_blocks, batch_files, batch_lines, batches
 from proxy.ledger.batches.ends import Ends, LeaseLostError
@@ -245,6 +246,7 @@ async def test_in_any_order_of_two_workers_steps_each_line_ends_once(database, l
             assert [end.line for end in await ends.page_of_lines(batch.id, -1)] == [0, 1]
             now = await kept(database, batch)
             assert (now.completed, now.failed, now.status) == (2, 0, BatchStatus.FINALIZING)
+            assert now.usage == BatchUsage(2 * 15, 0, 2 * 42, 0)
             cases += 1
     usage = await ledger.usage(account, "2026-11")
     assert (usage.calls, usage.cost_pico) == (2 * cases, 2 * cases * LINE_PICO)
