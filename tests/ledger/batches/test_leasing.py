@@ -2,8 +2,11 @@
 
 import asyncio
 
+import pytest
+from sqlalchemy import select
+
 from proxy.core.batches.objects import ENDED, BatchStatus
-from proxy.ledger.batch_schema import batch_blocks
+from proxy.ledger.batch_schema import batch_blocks, batches
 from proxy.ledger.batches.leasing import Leases
 from tests.ledger.batches.support import ANY, DAY_MS, add_account, add_batch, blocks_of, kept, set_status
 from tests.ledger.support import NOON_MS, rows_of
@@ -101,6 +104,99 @@ async def test_a_batch_is_validated_by_one_and_by_another_after_its_lease(databa
     assert await leases.claim_to_validate("three", END_MS + LEASE_MS, END_MS + DAY_MS) is None
     await leases.give_back_batch("two", batch.id)
     assert await leases.claim_to_validate("three", NOON_MS, END_MS) == batch
+
+
+async def waiting_files(database, account, count):
+    """Batches of an account whose files are to be checked, oldest first."""
+    made = [
+        await add_batch(
+            database, account, blocks=0, status=BatchStatus.VALIDATING, created_ms=NOON_MS - 1000 * count + number
+        )
+        for number in range(count)
+    ]
+    return [batch.id for batch in made]
+
+
+async def sorted_accounts(database, count):
+    return sorted([await add_account(database, f"account-{number}") for number in range(count)])
+
+
+async def test_an_account_with_many_files_holds_up_no_other_at_a_worker_that_checks_one_after_another(database):
+    leases = Leases(database)
+    first, flood, last = await sorted_accounts(database, 3)
+    many = await waiting_files(database, flood, 100)
+    held = await leases.claim_to_validate("one", NOON_MS, END_MS)
+    assert held.id == many[0], "the oldest, while nobody else waits"
+    late = await waiting_files(database, first, 1) + await waiting_files(database, last, 1)
+    order, after = [], held.account_id
+    for _ in range(5):
+        await set_status(database, held, BatchStatus.FAILED)  # it has been checked
+        held = await leases.claim_to_validate("one", NOON_MS, END_MS, after)
+        order.append(held.id)
+        after = held.account_id
+    assert order == [late[1], late[0], *many[1:4]], "each has its turn, then the flood goes on, oldest first"
+
+
+async def test_of_accounts_with_many_files_each_has_its_turn(database):
+    leases = Leases(database)
+    accounts = await sorted_accounts(database, 3)
+    files = {account: await waiting_files(database, account, 4) for account in accounts}
+    order, after = [], ""
+    for _ in range(12):
+        held = await leases.claim_to_validate("one", NOON_MS, END_MS, after)
+        await set_status(database, held, BatchStatus.IN_PROGRESS)
+        order.append(held.id)
+        after = held.account_id
+    assert order == [files[account][number] for number in range(4) for account in accounts]
+    assert await leases.claim_to_validate("one", NOON_MS, END_MS, after) is None
+
+
+async def test_the_account_with_the_fewest_files_being_checked_is_next(database):
+    leases = Leases(database)
+    flood, small = await sorted_accounts(database, 2)
+    many = await waiting_files(database, flood, 5)
+    assert (await leases.claim_to_validate("one", NOON_MS, END_MS)).id == many[0]
+    assert (await leases.claim_to_validate("two", NOON_MS, END_MS)).id == many[1]
+    few = await waiting_files(database, small, 2)
+    # Nobody remembers a turn of this account, and its ids come last: what counts is what is being checked.
+    claims = [await leases.claim_to_validate(f"w{n}", NOON_MS, END_MS, small) for n in range(3)]
+    assert [each.id for each in claims] == [few[0], few[1], many[2]]
+    # When the leases have ended, nobody checks any.
+    assert (await leases.claim_to_validate("w4", END_MS, END_MS + 1, small)).id == many[0]
+
+
+async def test_a_file_whose_worker_died_has_no_turn_before_other_accounts(database):
+    leases = Leases(database)
+    flood, small = await sorted_accounts(database, 2)
+    many = await waiting_files(database, flood, 3)
+    assert (await leases.claim_to_validate("dies", NOON_MS, NOON_MS + 1)).id == many[0]
+    assert (await leases.claim_to_validate("two", NOON_MS, END_MS)).id == many[1]
+    (late,) = await waiting_files(database, small, 1)
+    claims = [await leases.claim_to_validate(f"w{n}", NOON_MS + 1, END_MS, small) for n in range(2)]
+    assert [each.id for each in claims] == [late, many[0]]
+
+
+async def test_workers_that_claim_files_at_once_take_those_of_different_accounts(database):
+    leases = Leases(database)
+    flood, *others = await sorted_accounts(database, 4)
+    many = await waiting_files(database, flood, 100)
+    late = [batch_id for other in others for batch_id in await waiting_files(database, other, 1)]
+    claims = [leases.claim_to_validate(f"w{n}", NOON_MS, END_MS) for n in range(5)]
+    taken = [batch.id for batch in await asyncio.gather(*claims)]
+    assert sorted(taken) == sorted([*many[:2], *late])
+
+
+async def test_a_worker_passes_over_what_another_takes_at_this_moment_to_another_account(database):
+    if not database.is_postgresql:
+        pytest.skip("SQLite's writer is alone")
+    leases = Leases(database)
+    flood, other = await sorted_accounts(database, 2)
+    many, (late,) = await waiting_files(database, flood, 3), await waiting_files(database, other, 1)
+    async with database.write() as connection:
+        await connection.execute(select(batches.c.id).where(batches.c.id == many[0]).with_for_update())
+        async with asyncio.timeout(10):
+            assert (await leases.claim_to_validate("two", NOON_MS, END_MS)).id == late
+            assert (await leases.claim_to_validate("three", NOON_MS, END_MS)).id == many[1]
 
 
 async def test_a_cancelled_batch_is_finished_when_nobody_runs_its_blocks(database):
