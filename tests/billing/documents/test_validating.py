@@ -123,6 +123,14 @@ def test_the_rules_are_faster_than_as_shipped_for_as_long_as_their_text_is_what_
     assert 'match="@*|node()"' not in spared
 
 
+@pytest.mark.parametrize("name", SCHEMATRONS)
+def test_the_mode_that_is_not_walked_through_has_no_rules(name):
+    templates = re.findall(r'<xsl:template (?:[^">]|"[^"]*")*>', (SHIPPED / name).read_text(encoding="utf-8"))
+    without_mode = [each for each in templates if "mode=" not in each]
+    assert len(templates) > 200
+    assert [re.search('match="([^"]*)"', each)[1] for each in without_mode] == ["text()", "/"]
+
+
 @pytest.fixture
 def copied(tmp_path) -> Path:
     for name in (Path(XSD).parent, *(Path(each).parent for each in SCHEMATRONS)):
