@@ -4,8 +4,9 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from proxy.core.batches.turns import NEWCOMERS, Bounds, InTurn, Under, share_out
+from proxy.core.batches.turns import NEAR, NEWCOMERS, Bounds, InTurn, Under, nearest, share_out
 
 ANY = Bounds(1000, 1000, 1000)
 
@@ -110,3 +111,32 @@ def test_no_bound_is_passed_by_more_than_a_block_and_nothing_is_left_that_could_
                 or models[batch.model] >= bounds.of_model
             )
             assert taken.get(batch.batch_id, 0) == batch.free or accounts[batch.account_id] > 0 or not bounds.of_account
+
+
+@given(
+    st.lists(BATCHES, max_size=40, unique_by=lambda batch: batch.batch_id),
+    st.lists(RUNNING, max_size=5),
+    BOUNDS,
+    st.integers(0, 5),
+)
+def test_what_is_not_counted_would_not_be_taken(waiting, running, bounds, most):
+    waiting = [batch if batch.free or batch.leased else replace(batch, free=1) for batch in waiting]
+    near = set(nearest([replace(batch, free=0, block_lines=0) for batch in waiting], most))
+    counted = [batch if batch.batch_id in near else replace(batch, free=0) for batch in waiting]
+    assert share_out(counted, running, bounds, most) == share_out(waiting, running, bounds, most)
+
+
+def test_of_thousands_of_batches_few_are_counted_and_those_of_accounts_with_the_least_under_way():
+    flood = [in_turn(f"a{number}", f"acc_{number % 400}", leased=number < 400) for number in range(2000)]
+    late = in_turn("late", "acc_late")
+    near = nearest([*flood, late], 8)
+    assert len(near) == 2 * NEAR
+    assert "late" in near
+    assert share_out([*flood, late], [], ANY, 1) == {"late": 1}
+
+
+def test_of_an_account_with_many_batches_as_many_are_counted_as_blocks_are_taken_of_each_model():
+    many = [in_turn(f"a{number}", model="mn"[number % 2]) for number in range(100)]
+    assert sorted(nearest(many, 3)) == sorted(f"a{number}" for number in range(6))
+    begun = [in_turn(f"b{number}", leased=1) for number in range(10)]
+    assert set(nearest([*begun, *many], 3)) == {f"a{number}" for number in range(6)} | {f"b{n}" for n in range(10)}

@@ -4,12 +4,15 @@ What belongs here: the order between batches that wait, and how much one worker 
 (ledger/batches/leasing.py).
 """
 
+import heapq
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
+NEAR: Final = 128
+"""So many batches, and so many again, are looked into by a worker that wants blocks."""
 NEWCOMERS: Final = 8
 """So many times the lines that run at once may wait to begin, in memory, where many accounts have some."""
 
@@ -22,7 +25,7 @@ class InTurn(msgspec.Struct, frozen=True):
         account_id: whose.
         model: of its lines.
         leased: how many of its blocks somebody runs.
-        free: how many nobody runs.
+        free: how many nobody runs; 0: none, or they have not been counted.
         block_lines: most lines of one of its blocks.
     """
 
@@ -30,8 +33,8 @@ class InTurn(msgspec.Struct, frozen=True):
     account_id: str
     model: str
     leased: int
-    free: int
-    block_lines: int
+    free: int = 0
+    block_lines: int = 0
 
 
 class Under(msgspec.Struct, frozen=True):
@@ -48,6 +51,36 @@ class Bounds(msgspec.Struct, frozen=True):
     total: int
     of_account: int
     of_model: int
+
+
+def nearest(waiting: Sequence[InTurn], most: int) -> list[str]:
+    """Return the batches whose free blocks are worth counting: a worker takes its next ones from no other.
+
+    A batch in progress of which nobody runs a block has a free one. So of these, of one account and model, as many as
+    blocks are taken are enough; those of which somebody runs some may have none left, and come in addition.
+
+    Args:
+        waiting: in the order of their creation, not counted.
+        most: blocks that the worker takes.
+
+    Returns:
+        Ids, ``NEAR`` of either kind at most, of those accounts that have the fewest blocks under way.
+    """
+    under_way: Counter[str] = Counter()
+    for batch in waiting:
+        under_way[batch.account_id] += batch.leased
+    places: Counter[tuple[str, str]] = Counter()
+    whole: list[tuple[int, int, int, str]] = []
+    begun: list[tuple[int, int, str]] = []
+    for at, batch in enumerate(waiting):
+        if batch.leased:
+            begun.append((under_way[batch.account_id], at, batch.batch_id))
+            continue
+        kind = (batch.account_id, batch.model)
+        places[kind] += 1
+        if places[kind] <= most:
+            whole.append((under_way[batch.account_id] + places[kind], places[kind], at, batch.batch_id))
+    return [batch_id for *_, batch_id in heapq.nsmallest(NEAR, whole) + heapq.nsmallest(NEAR, begun)]
 
 
 def share_out(waiting: Sequence[InTurn], running: Sequence[Under], bounds: Bounds, most: int) -> dict[str, int]:
@@ -77,6 +110,7 @@ def share_out(waiting: Sequence[InTurn], running: Sequence[Under], bounds: Bound
 
     for each in running:
         count(each.account_id, each.model, each.lines)
+    waiting = [batch for batch in waiting if batch.free]
     left = {batch.batch_id: batch.free for batch in waiting}
     taken: Counter[str] = Counter()
 
@@ -90,7 +124,7 @@ def share_out(waiting: Sequence[InTurn], running: Sequence[Under], bounds: Bound
         )
 
     while taken.total() < most:
-        ready = [batch for batch in waiting if left[batch.batch_id] > 0 and may_have(batch)]
+        ready = [batch for batch in waiting if left[batch.batch_id] and may_have(batch)]
         if not ready:
             break
         batch = min(ready, key=lambda each: under_way[each.account_id])  # of equals the first: the oldest batch

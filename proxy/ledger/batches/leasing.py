@@ -10,6 +10,7 @@ that the row names does. What a line's end does asks the row (ends.py), so it ha
 Locks are taken in one order: rows of blocks, heads of chains, the row of the batch.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
@@ -19,7 +20,6 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Select,
-    Subquery,
     and_,
     bindparam,
     case,
@@ -33,13 +33,16 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.batches.objects import ENDED, Batch, BatchStatus, Block
-from proxy.core.batches.turns import Bounds, InTurn, Under, share_out
+from proxy.core.batches.turns import Bounds, InTurn, Under, nearest, share_out
 from proxy.ledger.batch_schema import batch_blocks, batches
 from proxy.ledger.batches.rows import batch_of, block_of
 from proxy.ledger.database import Database
 
 BlockId = tuple[str, int]
 """Batch id, number."""
+
+CLAIMED_AT_ONCE: Final = 32
+"""So many files in turn are tried, while other workers take some of them at the same moment."""
 
 _ENDED: Final = sorted(status.value for status in ENDED)
 _UNFINISHED: Final = sorted(status.value for status in set(BatchStatus) - ENDED)
@@ -103,18 +106,17 @@ class Leases:
         """
         claimed: list[Claimed] = []
         async with self._database.write() as connection:
-            waiting = (await connection.execute(_WAITING, {"now_ms": now_ms})).mappings().all()
-            turns = [
-                InTurn(
-                    row["id"], row["account_id"], row["model"], int(row["leased"]), int(row["free"]), row["block_lines"]
-                )
-                for row in waiting
-            ]
-            rows = {row["id"]: row for row in waiting}
-            for batch_id, blocks in share_out(turns, running, bounds, most).items():
-                batch = batch_of(rows[batch_id])
+            turns = await self._in_turn(connection, most, now_ms)
+            shares = share_out(turns, running, bounds, most)
+            if not shares:
+                return []
+            found = await connection.execute(select(batches).where(batches.c.id.in_(list(shares))))
+            now = {row["id"]: batch_of(dict(row)) for row in found.mappings()}
+            for batch_id, blocks in shares.items():
                 taken = await self._take(connection, batch_id, blocks, now_ms)
-                claimed += [Claimed(batch, block_of(row), row["attempts"] + 1, row["unsettled"]) for row in taken]
+                claimed += [
+                    Claimed(now[batch_id], block_of(row), row["attempts"] + 1, row["unsettled"]) for row in taken
+                ]
             if claimed:
                 await connection.execute(
                     update(batch_blocks)
@@ -123,13 +125,24 @@ class Leases:
                 )
         return claimed
 
+    async def _in_turn(self, connection: AsyncConnection, most: int, now_ms: int) -> list[InTurn]:
+        """Return batches in progress, oldest first; free blocks are counted of those that are near their turn only."""
+        found = await connection.execute(_WAITING, {"now_ms": now_ms})
+        waiting = [(row.id, row.account_id, row.model) for row in found]
+        found = await connection.execute(_LEASED, {"now_ms": now_ms})
+        leased = Counter(found.scalars())
+        turns = [InTurn(*each, leased[each[0]]) for each in waiting]
+        found = await connection.execute(_FREE, {"now_ms": now_ms, "near": nearest(turns, most)})
+        free = {row.batch_id: (int(row.free), int(row.block_lines)) for row in found}
+        return [InTurn(*each, leased[each[0]], *free.get(each[0], (0, 0))) for each in waiting]
+
     async def _take(
         self, connection: AsyncConnection, batch_id: str, most: int, now_ms: int
     ) -> Sequence[Mapping[str, Any]]:
         """Lock free blocks of a batch; those that another worker takes at this moment are passed over."""
         query = (
             select(batch_blocks)
-            .where(batch_blocks.c.batch_id == batch_id, batch_blocks.c.done_ms.is_(None), ~_is_live(now_ms))
+            .where(batch_blocks.c.batch_id == batch_id, _is_open_here, ~_is_live(now_ms))
             .order_by(batch_blocks.c.number)
             .limit(most)
         )
@@ -141,7 +154,7 @@ class Leases:
         """Renew leases; return the blocks that the worker holds still, with their batches as they are now."""
         if not blocks:
             return {}
-        mine = and_(_among(blocks), batch_blocks.c.holder == holder, batch_blocks.c.done_ms.is_(None))
+        mine = and_(_among(blocks), batch_blocks.c.holder == holder, _is_open_here)
         async with self._database.write() as connection:
             renewed = await connection.execute(
                 update(batch_blocks)
@@ -161,7 +174,7 @@ class Leases:
         async with self._database.write() as connection:
             await connection.execute(
                 update(batch_blocks)
-                .where(_among(blocks), batch_blocks.c.holder == holder, batch_blocks.c.done_ms.is_(None))
+                .where(_among(blocks), batch_blocks.c.holder == holder, _is_open_here)
                 .values(holder=None, until_ms=None)
             )
 
@@ -179,16 +192,14 @@ class Leases:
             until_ms: when the lease ends.
             after: id of the account that this worker's last file was of.
         """
-        turns = _turns(now_ms)
-        query = (
-            select(batches)
-            .join(turns, turns.c.id == batches.c.id)
-            .where(_is_unchecked(now_ms), _is_free(now_ms))
-            .order_by(turns.c.turn, case((batches.c.account_id > after, 0), else_=1), batches.c.account_id)
-            .limit(1)
-        )
+        query = _first_in_turn(after, now_ms)
         async with self._database.write() as connection:
-            return await self._lease(connection, query, holder, until_ms)
+            for batch_id in (await connection.execute(query)).scalars().all():
+                wanted = and_(batches.c.id == batch_id, _is_unchecked(now_ms))
+                batch = await self._claim(connection, wanted, holder, now_ms, until_ms)
+                if batch is not None:  # else another worker takes it at this moment
+                    return batch
+        return None
 
     async def claim_to_finish(self, holder: str, now_ms: int, until_ms: int) -> Batch | None:
         """Lease the oldest batch that is to end: run to its end, cancelled, or past its time.
@@ -231,12 +242,9 @@ class Leases:
     async def _claim(
         self, connection: AsyncConnection, wanted: ColumnElement[bool], holder: str, now_ms: int, until_ms: int
     ) -> Batch | None:
-        return await self._lease(connection, _oldest(wanted, now_ms), holder, until_ms)
-
-    async def _lease(self, connection: AsyncConnection, query: Select[Any], holder: str, until_ms: int) -> Batch | None:
-        """Lease the one batch of a query; one that another worker takes at this moment is passed over."""
+        query = _oldest(wanted, now_ms)
         if self._database.is_postgresql:  # SQLite's writer is alone
-            query = query.with_for_update(of=batches, skip_locked=True)
+            query = query.with_for_update(skip_locked=True)
         row = (await connection.execute(query)).mappings().one_or_none()
         if row is None:
             return None
@@ -264,6 +272,8 @@ class Leases:
 
 
 _is_open: Final = batch_blocks.c.done_ms.is_(None)
+_is_open_here: Final = func.coalesce(batch_blocks.c.done_ms, -1) == -1
+"""The same, of blocks whose batches are known: SQLite would rather read all open blocks by their index."""
 
 
 def _is_live(now_ms: int | BindParameter[int]) -> ColumnElement[bool]:
@@ -284,42 +294,47 @@ def _oldest(wanted: ColumnElement[bool], now_ms: int) -> Select[Any]:
     return select(batches).where(wanted, _is_free(now_ms)).order_by(batches.c.created_ms, batches.c.id).limit(1)
 
 
-def _turns(now_ms: int) -> Subquery:
-    """Which turn of its account each unchecked batch has, from 1: those being checked have the first ones.
+def _first_in_turn(after: str, now_ms: int) -> Select[Any]:
+    """Return ids of unchecked batches that are free, in turn: each batch has a turn of its account's, from 1.
 
-    Workers that claim at once see the same turns, and pass over what the others lock: not to the next batch of one
-    account, but to the first of another.
+    Those being checked have the first ones. Workers that claim at once see the same turns, so whoever finds the first
+    batch of an account taken goes on to the first of another.
     """
-    order = (case((_is_free(now_ms), 1), else_=0), batches.c.created_ms, batches.c.id)
-    turn = func.row_number().over(partition_by=batches.c.account_id, order_by=order)
-    return select(batches.c.id, turn.label("turn")).where(_is_unchecked(now_ms)).subquery("turns")
+    table = batches.c
+    order = (case((_is_free(now_ms), 1), else_=0), table.created_ms, table.id)
+    turn = func.row_number().over(partition_by=table.account_id, order_by=order)
+    turns = select(table.id, table.account_id, _is_free(now_ms).label("is_free"), turn.label("turn"))
+    of = turns.where(_is_unchecked(now_ms)).subquery().c
+    in_ring = case((of.account_id > after, 0), else_=1)
+    return select(of.id).where(of.is_free).order_by(of.turn, in_ring, of.account_id).limit(CLAIMED_AT_ONCE)
 
 
 def _among(blocks: Collection[BlockId]) -> ColumnElement[bool]:
-    return tuple_(batch_blocks.c.batch_id, batch_blocks.c.number).in_(sorted(blocks))
+    """Whether a block is one of some: for pairs alone SQLite would read every block."""
+    wanted = sorted(blocks)
+    of_batches = batch_blocks.c.batch_id.in_(sorted({batch_id for batch_id, _ in wanted}))
+    return and_(of_batches, tuple_(batch_blocks.c.batch_id, batch_blocks.c.number).in_(wanted))
 
 
-def _waiting() -> Select[Any]:
-    now_ms = bindparam("now_ms", type_=BigInteger())
-    is_live = _is_live(now_ms)
-    counts = (
-        select(
-            batch_blocks.c.batch_id,
-            func.sum(case((is_live, 1), else_=0)).label("leased"),
-            func.sum(case((is_live, 0), else_=1)).label("free"),
-            func.max(batch_blocks.c.lines).label("block_lines"),
-        )
-        .where(_is_open)
-        .group_by(batch_blocks.c.batch_id)
-        .subquery()
+_now_ms: Final = bindparam("now_ms", type_=BigInteger())
+
+_WAITING: Final = (
+    select(batches.c.id, batches.c.account_id, batches.c.model)
+    .where(batches.c.status == BatchStatus.IN_PROGRESS.value, batches.c.expires_ms > _now_ms)
+    .order_by(batches.c.created_ms, batches.c.id)
+)
+"""Batches in progress, oldest first. There may be thousands, with a hundred blocks each."""
+
+_LEASED: Final = select(batch_blocks.c.batch_id).where(_is_open, batch_blocks.c.until_ms > _now_ms)
+"""The batch of each block that somebody runs: few, and found by the index. Grouped, SQLite would read every block."""
+
+_FREE: Final = (
+    select(
+        batch_blocks.c.batch_id,
+        func.sum(case((_is_live(_now_ms), 0), else_=1)).label("free"),
+        func.max(batch_blocks.c.lines).label("block_lines"),
     )
-    return (
-        select(batches, counts.c.leased, counts.c.free, counts.c.block_lines)
-        .join(counts, counts.c.batch_id == batches.c.id)
-        .where(batches.c.status == BatchStatus.IN_PROGRESS.value, batches.c.expires_ms > now_ms)
-        .order_by(batches.c.created_ms, batches.c.id)
-    )
-
-
-_WAITING: Final = _waiting()
-"""Batches in progress that have free blocks or run some at ``now_ms``, with how many, oldest first."""
+    .where(batch_blocks.c.batch_id.in_(bindparam("near", expanding=True)), _is_open_here)
+    .group_by(batch_blocks.c.batch_id)
+)
+"""How many blocks nobody runs, of some batches, and how long they are."""

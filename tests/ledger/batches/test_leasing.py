@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select, text
 
 from proxy.core.batches.objects import ENDED, BatchStatus
+from proxy.core.batches.turns import NEAR
 from proxy.ledger.batch_schema import batch_blocks, batches
 from proxy.ledger.batches.leasing import Leases
 from tests.ledger.batches.support import ANY, DAY_MS, add_account, add_batch, blocks_of, kept, set_status
@@ -88,6 +89,47 @@ async def test_workers_that_claim_at_once_share_the_blocks(database):
     holders = {row["number"]: row["holder"] for row in await rows_of(database, batch_blocks) if row["holder"]}
     assert sorted(holders) == sorted(number for _, number in taken)
     assert {batch.id} == {batch_id for batch_id, _ in taken}
+
+
+async def test_behind_many_batches_whose_blocks_are_all_run_a_worker_finds_the_next(database):
+    leases = Leases(database)
+    account = await add_account(database, "a")
+    small = [await add_batch(database, account, blocks=1, created_ms=NOON_MS - 99 + n) for n in range(NEAR + 10)]
+    for number in range(0, len(small), 46):
+        await leases.claim_blocks(f"w{number}", [], ANY, 46, NOON_MS, END_MS)
+    held = {row["batch_id"] for row in await rows_of(database, batch_blocks) if row["holder"]}
+    assert held == {batch.id for batch in small}, "each of them is run"
+    assert await leases.claim_blocks("idle", [], ANY, 8, NOON_MS, END_MS) == []
+    last = await add_batch(database, account, blocks=2)
+    taken = await leases.claim_blocks("next", [], ANY, 8, NOON_MS, END_MS)
+    assert blocks_of(taken) == [(last.id, 0), (last.id, 1)]
+
+
+@pytest.mark.parametrize("are_known", [False, True], ids=["without statistics", "with statistics"])
+async def test_no_claim_reads_every_block(database, are_known):
+    if database.is_postgresql:
+        pytest.skip("PostgreSQL reads a small table whole, and a large one by its indexes")
+    leases = Leases(database)
+    account = await add_account(database, "a")
+    for _ in range(20):
+        await add_batch(database, account, blocks=20)
+    async with database.write() as connection:
+        if are_known:
+            await connection.execute(text("ANALYZE"))
+    asked = []
+    event.listen(database._engine.sync_engine, "before_cursor_execute", lambda *each: asked.append(each[2:4]))
+    blocks = blocks_of(await leases.claim_blocks("one", [], ANY, 8, NOON_MS, END_MS))
+    await leases.renew_blocks("one", blocks, END_MS)
+    await leases.give_back("one", blocks)
+    plans = []
+    async with database.read() as connection:
+        for sql, values in [each for each in asked if "batch_blocks" in each[0]]:
+            found = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)
+            plans += [row[-1] for row in found if "batch_blocks" in row[-1]]
+    assert len(plans) >= 6
+    by_key = "SEARCH batch_blocks USING INDEX sqlite_autoindex_batch_blocks_1 (batch_id=?"
+    leased = "SEARCH batch_blocks USING INDEX ix_batch_blocks_done_ms (done_ms=? AND until_ms>?)"
+    assert [plan for plan in plans if not plan.startswith(by_key) and plan != leased] == []
 
 
 async def test_a_batch_is_validated_by_one_and_by_another_after_its_lease(database):
