@@ -87,11 +87,6 @@ class Report:
         return self.admission.bound if self.admission is not None else None
 
     @property
-    def queued_s(self) -> float | None:
-        """How long it waited for a place at an upstream; None: it did not have to."""
-        return self.request.queued_s if self.request is not None else None
-
-    @property
     def overhead_s(self) -> float | None:
         """The proxy's own time: before the request was sent, and from the end of the answer on."""
         if self.sent_s is None or self.answered_s is None:
@@ -155,8 +150,7 @@ class Observer:
         tier = report.tier.id if report.tier is not None else NONE
         outcome = report.outcome if report.outcome is not None else "refused"
         first_byte_s = report.first_byte_s - report.started_s if report.first_byte_s is not None else None
-        overhead_s = report.overhead_s
-        bound = report.bound
+        overhead_s, bound = report.overhead_s, report.bound
         metrics.call_ended(
             report.route,
             model,
@@ -176,7 +170,7 @@ class Observer:
             metrics.queued(tier, request.queued_s, request.refusal)
         if report.error_type is not None:
             metrics.error(report.status, report.error_type)
-        self._call_log.write(_line(report, model, tier, outcome, first_byte_s))
+        self._call_log.write(_line(report, model, tier, outcome, bound, first_byte_s, overhead_s))
 
     def viewed(self, report: Report, view: str, now_s: float) -> None:
         """A view has been answered: it is no call, and is counted apart."""
@@ -186,12 +180,21 @@ class Observer:
             self._metrics.error(report.status, report.error_type)
         outcome = "viewed" if report.error_type is None else "refused"
         tier = report.tier.id if report.tier is not None else NONE
-        self._call_log.write(_line(report, "", tier, outcome, None))
+        self._call_log.write(_line(report, "", tier, outcome, report.bound))
 
 
-def _line(report: Report, model: str, tier: str, outcome: str, first_byte_s: float | None) -> CallLine:
+def _line(
+    report: Report,
+    model: str,
+    tier: str,
+    outcome: str,
+    bound: str | None,
+    first_byte_s: float | None = None,
+    overhead_s: float | None = None,
+) -> CallLine:
     principal = report.principal
     charge = report.charge
+    queued_s = report.request.queued_s if report.request is not None else None
     tokens: dict[str, int] = {}
     is_estimated = False
     if charge is not None:
@@ -204,7 +207,7 @@ def _line(report: Report, model: str, tier: str, outcome: str, first_byte_s: flo
         report.route,
         report.status,
         outcome,
-        int((report.ended_s - report.started_s) * 1_000_000) / 1000,
+        _ms(report.ended_s - report.started_s),
         account=principal.account.name if principal is not None else None,
         key_id=principal.key.id if principal is not None else None,
         model=model,
@@ -213,16 +216,16 @@ def _line(report: Report, model: str, tier: str, outcome: str, first_byte_s: flo
         tokens=tokens,
         estimated=is_estimated,
         cost_eur=euros_text(charge.total_pico) if charge is not None else None,
-        ttft_ms=_ms(first_byte_s),
-        overhead_ms=_ms(report.overhead_s),
-        queued_ms=_ms(report.queued_s),
+        ttft_ms=None if first_byte_s is None else _ms(first_byte_s),
+        overhead_ms=None if overhead_s is None else _ms(overhead_s),
+        queued_ms=None if queued_s is None else _ms(queued_s),
         upstream=report.upstream,
-        bound=report.bound,
+        bound=bound,
         shadowed=report.shadowed,
         fit_max_tokens=report.fit_max_tokens,
         client_request_id=report.client_request_id,
     )
 
 
-def _ms(seconds: float | None) -> float | None:
-    return int(seconds * 1_000_000) / 1000 if seconds is not None else None
+def _ms(seconds: float) -> float:
+    return int(seconds * 1_000_000) / 1000

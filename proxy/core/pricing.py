@@ -36,7 +36,10 @@ class PriceVersion(msgspec.Struct, frozen=True):
         Raises:
             UnpricedError: neither the model nor the general list has a price.
         """
-        price = self._written_pico(model, usage_type, tariff_class)
+        if not self.model_prices_pico:  # the usual case, six times a call
+            price = self.unit_prices_pico.get((usage_type, tariff_class))
+        else:
+            price = self._written_pico(model, usage_type, tariff_class)
         if price is None and tariff_class is TariffClass.BATCH and usage_type in STANDARD_IN_BATCH:
             price = self._written_pico(model, usage_type, TariffClass.STANDARD)
         if price is None:
@@ -44,11 +47,8 @@ class PriceVersion(msgspec.Struct, frozen=True):
         return price
 
     def _written_pico(self, model: str, usage_type: UsageType, tariff_class: TariffClass) -> int | None:
-        own = self.model_prices_pico
-        price = own.get((model, usage_type, tariff_class)) if own else None
-        if price is None:
-            price = self.unit_prices_pico.get((usage_type, tariff_class))
-        return price
+        price = self.model_prices_pico.get((model, usage_type, tariff_class))
+        return self.unit_prices_pico.get((usage_type, tariff_class)) if price is None else price
 
     def rate(self, model: str, usage: Usage, tariff_class: TariffClass) -> Charge:
         """Price a call's usage: one line per quantity, exact integers throughout."""

@@ -8,6 +8,7 @@ reasoning tokens and ``prompt_tokens`` the cached ones; the meters take them apa
 """
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -21,6 +22,10 @@ class UsageType(StrEnum):
     REASONING = "reasoning"
     RERANK = "rerank"
     AUDIO_MINUTES = "audio_minutes"
+
+
+_OUTPUT: Final = UsageType.OUTPUT
+_REASONING: Final = UsageType.REASONING
 
 
 class TariffClass(StrEnum):
@@ -61,7 +66,11 @@ class Usage(msgspec.Struct, frozen=True):
     @property
     def output_tokens(self) -> int:
         """Tokens that count in the output windows: output and reasoning."""
-        return self.amount(UsageType.OUTPUT) + self.amount(UsageType.REASONING)
+        tokens = 0
+        for quantity in self.quantities:
+            if quantity.type is _OUTPUT or quantity.type is _REASONING:
+                tokens += quantity.amount
+        return tokens
 
     @property
     def is_estimated(self) -> bool:

@@ -28,11 +28,8 @@ def bulk(text: str) -> str:
     return f"${len(text)}\r\n{text}\r\n"
 
 
-_NUMBERS = tuple(bulk(str(number)) for number in range(4096))
-
-
-def _number(number: int) -> str:
-    return _NUMBERS[number] if 0 <= number < len(_NUMBERS) else bulk(str(number))
+_NUMBERS_END = 4096
+_NUMBERS = tuple(bulk(str(number)) for number in range(_NUMBERS_END))
 
 
 def pack(*parts: str | bytes) -> bytes:
@@ -48,11 +45,12 @@ class Plan:
         ValueError: a limit cannot be written as the functions read it.
     """
 
-    __slots__ = ("_answer", "heads", "limits", "text")
+    __slots__ = ("_answer", "heads", "limits", "packed", "text")
 
     def __init__(self, limits: tuple[Limit, ...]) -> None:
         self.limits = limits
         self.text = "|".join(_limit_text(limit) for limit in limits)
+        self.packed = bulk(self.text)
         amounts = len(limits)
         counts = dict.fromkeys(VERBS, 11 + amounts) | {"release": 10, "peek": 10, "correct": 10 + amounts}
         self.heads = {
@@ -173,11 +171,16 @@ class Commands:
     def _verb(self, verb: str, account_id: str, call_id: str, plan: Plan, fourth: str, amounts: Sequence[int]) -> bytes:
         keys = self._keys.get(account_id) or self._keys_of(account_id)
         now = "$0\r\n\r\n" if self._now_ms is None else bulk(str(self._now_ms()))
-        numbers = "".join(map(_number, amounts))
-        text = plan.text
-        return (
-            f"{plan.heads[verb]}{keys}{now}${len(call_id)}\r\n{call_id}\r\n${len(text)}\r\n{text}\r\n{fourth}{numbers}"
-        ).encode("ascii")
+        numbers = ""
+        for amount in amounts:
+            if 0 <= amount < _NUMBERS_END:
+                numbers += _NUMBERS[amount]
+            else:
+                text = str(amount)
+                numbers += f"${len(text)}\r\n{text}\r\n"
+        return (f"{plan.heads[verb]}{keys}{now}${len(call_id)}\r\n{call_id}\r\n{plan.packed}{fourth}{numbers}").encode(
+            "ascii"
+        )
 
     def _keys_of(self, account_id: str) -> str:
         if len(self._keys) >= CACHE_MAX:

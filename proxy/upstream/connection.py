@@ -273,15 +273,12 @@ class UpstreamConnection(asyncio.Protocol):
         tell_head = not self._head_told
         if tell_head:
             self._head_told = True
-            self._told().on_head(self._parser.get_status_code(), self._headers)
+            assert self._sink is not None
+            self._sink.on_head(self._parser.get_status_code(), self._headers)
         if (pieces or tell_head) and self._sink is not None:  # the sink may have let go of us at the head
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
             self._sink.on_data(data)
-
-    def _told(self) -> Sink:
-        assert self._sink is not None
-        return self._sink
 
     def _finish(self) -> None:
         sink = self._sink
@@ -304,8 +301,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._headers = []
         self._pieces.clear()
         self._body_until_close = True
-        self._stop_uploading()
-        self.resume_reading()
+        if self._uploading:
+            self._stop_uploading()
+        if self.reading_paused:
+            self.resume_reading()
 
     def _stop_uploading(self) -> None:
         if self._uploading:

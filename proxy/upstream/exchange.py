@@ -88,10 +88,9 @@ class Request:
 
 def in_order(pools: UpstreamPools, upstreams: Sequence[Upstream]) -> list[UpstreamPool]:
     """Preferred first, but those that failed a moment ago last."""
-    found = [pools.of(upstream) for upstream in upstreams]
-    if len(found) > 1:
-        found.sort(key=lambda pool: pool.is_suspect)
-    return found
+    if len(upstreams) == 1:
+        return [pools.of(upstreams[0])]
+    return sorted((pools.of(upstream) for upstream in upstreams), key=lambda pool: pool.is_suspect)
 
 
 def _take_place(untried: Iterator[UpstreamPool], full: list[UpstreamPool]) -> UpstreamPool | None:

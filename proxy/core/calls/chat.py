@@ -106,7 +106,7 @@ def ready_chat(request: ChatRequest, body: bytes, model: Model, upstream_route: 
         changes["max_tokens"] = b"%d" % asked
     if model.upstream_model != request.model:
         changes["model"] = msgspec.json.encode(model.upstream_model)
-    usage = wanted_usage(request, model)
+    usage = wanted_usage(request, model) if request.stream else _UNSEEN
     if usage.patch is not None:
         changes["stream_options"] = usage.patch
     choices = request.n or 1
@@ -126,7 +126,10 @@ def ready_chat(request: ChatRequest, body: bytes, model: Model, upstream_route: 
 
 def check_messages(messages: list[Raw]) -> None:
     """Check that there are messages, and that each is an object. Raises ApiError (400)."""
-    if not messages or any(memoryview(message)[0] != _OBJECT for message in messages):
+    for message in messages:
+        if memoryview(message)[0] != _OBJECT:
+            raise invalid_parameter("messages", PROBLEMS["messages"])
+    if not messages:
         raise invalid_parameter("messages", PROBLEMS["messages"])
 
 
