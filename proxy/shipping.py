@@ -18,9 +18,12 @@ def main() -> None:
 
     import asyncio  # noqa: PLC0415
 
+    from proxy.garbage import settle_garbage  # noqa: PLC0415
     from proxy.ledger.shipping_child import ship  # noqa: PLC0415
     from proxy.telemetry.logs import configure  # noqa: PLC0415
 
+    # Four thousand entries at once are no garbage, and looked like it fifty times.
+    settle_garbage()
     # The pipe to the parent is for messages alone: whatever else is printed goes where logs go.
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as messages:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
