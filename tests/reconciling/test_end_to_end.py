@@ -5,6 +5,7 @@ import contextlib
 import json
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -86,6 +87,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterat
             made.keys["acme"] = tollgate.create_key("acme")["key"]
             made.keys["limited"] = tollgate.create_key("acme", "--monthly-limit", "100")["key"]
             made.keys["beta"] = tollgate.create_key("beta")["key"]
+            assert all(eventually(partial(tollgate.knows, key)) for key in made.keys.values())
             asyncio.run(_serve(made))
             asyncio.run(_invoice_last_month(made))
             yield made

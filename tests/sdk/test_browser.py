@@ -70,7 +70,7 @@ def test_limit_headers_can_be_read(visit):
 
 
 def test_a_refusal_can_be_read_with_all_that_its_headers_say(visit, service):
-    got = visit(CALL + "return await call(KEY, { max_tokens: 5 });", KEY=service.full_key)
+    got = visit(CALL + "return await call(KEY, { max_tokens: 5 });", KEY=service.new_full_key())
     assert got["status"] == 429
     assert got["body"] == {"error": DOCUMENTED_ERRORS[429]}
     assert (got["limit"], got["remaining"], got["bound"], got["retry"]) == ("1", "0", "requests", "false")

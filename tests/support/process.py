@@ -224,9 +224,12 @@ class Tollgate:
         return done.stdout
 
     def create_account(self, name: str, tier: str = "tier1") -> str:
-        """Create an account with a key, and return the key."""
+        """Create an account with a key, and return the key; a server that runs, and speaks no TLS, knows it then."""
         self.command("accounts", "create", name, "--tier", tier)
-        return self.create_key(name)["key"]
+        key = self.create_key(name)["key"]
+        if self.process is not None and self.process.poll() is None and self.url.startswith("http:"):
+            eventually(lambda: self.knows(key))
+        return key
 
     def create_accounts(self, **tiers: str) -> dict[str, str]:
         """Create accounts with a key each, side by side: name to tier, name to key."""
@@ -237,6 +240,17 @@ class Tollgate:
         """Create a key: its id and itself."""
         made: dict[str, str] = json.loads(self.command("keys", "create", account, "--json", *options))
         return made
+
+    def knows(self, key: str) -> bool:
+        """The server takes a key that has been created: it hears of it within a second."""
+        asked = urllib.request.Request(f"{self.url}/v1/models", headers={"Authorization": f"Bearer {key}"})
+        try:
+            with urllib.request.urlopen(asked, timeout=10):
+                return True
+        except urllib.error.HTTPError as refusal:
+            if refusal.code != 401:
+                raise
+            return False
 
     def usage(self, account: str) -> dict[str, Any]:
         """Return the document of ``tollgate usage --json``."""

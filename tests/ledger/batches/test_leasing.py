@@ -105,10 +105,9 @@ async def test_behind_many_batches_whose_blocks_are_all_run_a_worker_finds_the_n
     assert blocks_of(taken) == [(last.id, 0), (last.id, 1)]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # PostgreSQL reads a small table whole
 @pytest.mark.parametrize("are_known", [False, True], ids=["without statistics", "with statistics"])
 async def test_no_claim_reads_every_block(database, are_known):
-    if database.is_postgresql:
-        pytest.skip("PostgreSQL reads a small table whole, and a large one by its indexes")
     leases = Leases(database)
     account = await add_account(database, "a")
     for _ in range(20):
@@ -228,9 +227,8 @@ async def test_workers_that_claim_files_at_once_take_those_of_different_accounts
     assert sorted(taken) == sorted([*many[:2], *late])
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite's writer is alone
 async def test_a_worker_passes_over_what_another_takes_at_this_moment_to_another_account(database):
-    if not database.is_postgresql:
-        pytest.skip("SQLite's writer is alone")
     leases = Leases(database)
     flood, other = await sorted_accounts(database, 2)
     many, (late,) = await waiting_files(database, flood, 3), await waiting_files(database, other, 1)
