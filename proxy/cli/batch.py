@@ -52,7 +52,8 @@ def list_batches(name: str | None, statuses: tuple[str, ...], last: int, as_json
     if as_json:
         click.echo(msgspec.json.encode([document_of(each, None, now_ms) for each in found]))
     else:
-        Console().print(table_of(found, now_ms))
+        console = Console()
+        console.print(table_of(found, now_ms, console.width))
 
 
 @batch.command()

@@ -19,6 +19,10 @@ from proxy.core.money import euros_text
 from proxy.ledger.batches.overview import NamedBatch
 
 _SPAN_S: Final = 1000
+_WIDE_CHARS: Final = 150
+"""From so many characters a line on, all columns have room."""
+_NARROW_COLUMNS: Final = 4
+_NUMBERS: Final = frozenset({"lines", "done", "failed", "lines/s", "left"})
 MISTAKES_SHOWN: Final = 20
 
 
@@ -77,30 +81,36 @@ def document_of(named: NamedBatch, cost_pico: int | None, now_ms: int) -> dict[s
         "input_file_id": batch.input_file_id,
         "output_file_id": batch.output_file_id,
         "error_file_id": batch.error_file_id,
+        "usage": batch.usage,
         "errors": list(batch.errors),
     }
     return document if cost_pico is None else document | {"cost_eur": euros_text(cost_pico)}
 
 
-def table_of(found: Sequence[NamedBatch], now_ms: int) -> Table:
-    """Return batches as a table."""
-    table = Table("batch", "account", "status", "model", "lines", "done", "failed", "lines/s", "left", "created")
-    for column in table.columns[4:9]:
-        column.justify = "right"
+def table_of(found: Sequence[NamedBatch], now_ms: int, width: int) -> Table:
+    """Return batches as a table that is no wider than so many characters; ids are never cut short."""
+    names = ["batch", "account", "status", "done", "failed", "model", "lines", "lines/s", "left", "created"]
+    shown = names if width >= _WIDE_CHARS else names[:_NARROW_COLUMNS]
+    table = Table(*shown)
+    for column in table.columns:
+        column.no_wrap = column.header in ("batch", "status")
+        column.justify = "right" if column.header in _NUMBERS else "left"
+        column.overflow = "fold"
     for named in found:
         batch, pace = named.batch, Pace(named.batch, now_ms)
-        table.add_row(
+        row = (
             batch.id,
             escape(named.account),
             batch.status.value,
-            escape(batch.model),
-            f"{batch.total:,}",
             _percent(batch),
             f"{batch.failed:,}",
+            escape(batch.model),
+            f"{batch.total:,}",
             pace.text,
             _span(pace.left_s),
             time_text(batch.created_ms),
         )
+        table.add_row(*row[: len(shown)])
     return table
 
 
@@ -116,6 +126,7 @@ def print_one(named: NamedBatch, cost_pico: int, now_ms: int) -> None:
         ("failed", f"{batch.failed:,}"),
         ("lines/s", pace.text),
         ("left", _span(pace.left_s)),
+        ("tokens", _tokens(batch)),
         ("euros", euros_text(cost_pico)),
         ("tier, month", f"{batch.tier}, {batch.month}"),
         ("created", time_text(batch.created_ms)),
@@ -134,6 +145,12 @@ def print_one(named: NamedBatch, cost_pico: int, now_ms: int) -> None:
         if value:
             grid.add_row(name, escape(value))
     Console().print(grid)
+
+
+def _tokens(batch: Batch) -> str:
+    """What was read and made so far; empty: that is not known."""
+    usage = batch.usage
+    return "" if usage is None else f"{usage.input_tokens:,} of input, {usage.output_tokens:,} of output"
 
 
 class _Speed(ProgressColumn):

@@ -86,7 +86,7 @@ async def half_done(database) -> Batch:
     return first
 
 
-def test_batches_of_all_accounts_are_listed_the_latest_first(url):
+def test_batches_of_all_accounts_are_listed_the_latest_first(url, monkeypatch):
     async def make(database):
         acme, globex = await add_account(database, "acme"), await add_account(database, "globex")
         old = await add_batch(database, acme, created_ms=NOON_MS - 5, status=BatchStatus.COMPLETED)
@@ -103,7 +103,12 @@ def test_batches_of_all_accounts_are_listed_the_latest_first(url):
     assert [each["id"] for each in as_json("list --account acme")] == [old, failed]
     assert [each["id"] for each in as_json("list --status failed --status in_progress")] == [new, failed]
     assert [each["id"] for each in as_json("list --last 1")] == [new]
-    assert all(batch_id in out("list") for batch_id in (new, old, failed))
+    for width in (220, 80):  # what is looked up is never cut short
+        monkeypatch.setenv("COLUMNS", str(width))
+        words = out("list").split()
+        assert {new, old, failed, "globex", "in_progress"} <= set(words)
+        assert ("lines/s" in words) is (width > 80)
+        assert max(map(len, out("list").splitlines())) <= width
     assert run("list --account nobody").exit_code == 1
     assert run("list --status lost").exit_code == 2
 
@@ -116,6 +121,8 @@ def test_one_is_shown_with_counts_pace_and_what_its_own_lines_have_cost(url):
     text = " ".join(out(f"show {batch.id}").split())
     assert "lines 2 of 6 (33 %) failed 1" in text
     assert "euros 0.000363" in text
+    assert f"tokens {shown['usage']['input_tokens']} of input, {shown['usage']['output_tokens']} of output" in text
+    assert shown["usage"]["input_tokens"] + shown["usage"]["output_tokens"] > 0
 
 
 def test_the_pace_is_that_of_the_lines_since_they_began_and_what_is_left_follows():
