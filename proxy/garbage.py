@@ -1,4 +1,4 @@
-"""The garbage collector of a process that serves.
+"""The garbage collector of a process that works for long: one that serves, or ships.
 
 What belongs here: when it looks, and at what.
 """

@@ -14,7 +14,7 @@ from proxy.core.catalogue import OwnLimits, Tier
 from proxy.core.headers import LimitHeaders
 from proxy.core.limit_names import ACCOUNT_NAMES, KEY_NAMES, MODEL_NAMES, Names
 from proxy.core.limits import UNLIMITED, Admission, Limit, LimitKind, Measure, Stamp
-from proxy.core.money import PICO_PER_NANO
+from proxy.core.money import PICO_PER_NANO, nano_from_pico_up
 from proxy.core.pricing import PriceVersion
 from proxy.core.usage import TariffClass, UsageType
 
@@ -124,11 +124,11 @@ class Allowance(msgspec.Struct, frozen=True):
 
     def needs(self, output_tokens: int, cost_pico: int) -> tuple[int, ...]:
         """Return, beside each limit, what a call may use of it; euros in nano-euros, rounded up."""
-        return self.pick((1, output_tokens, -(-cost_pico // PICO_PER_NANO), 1))
+        return self.pick((1, output_tokens, nano_from_pico_up(cost_pico), 1))
 
     def amounts(self, output_tokens: int, cost_pico: int) -> tuple[int, ...]:
         """Return, beside each limit, what a call has used of it so far, or in the end."""
-        return self.pick((1, output_tokens, -(-cost_pico // PICO_PER_NANO), 0))
+        return self.pick((1, output_tokens, nano_from_pico_up(cost_pico), 0))
 
     def would_refuse(self, answer: Admission, needs: Sequence[int]) -> tuple[str, ...]:
         """Return the names of the limits in shadow that would have refused a call: only those that are asked know."""

@@ -172,7 +172,7 @@ class Commands:
         keys = self._keys.get(account_id) or self._keys_of(account_id)
         now = "$0\r\n\r\n" if self._now_ms is None else bulk(str(self._now_ms()))
         numbers = ""
-        for amount in amounts:
+        for amount in amounts:  # as ``bulk`` writes them: a call for each costs more than the number
             if 0 <= amount < _NUMBERS_END:
                 numbers += _NUMBERS[amount]
             else:

@@ -16,12 +16,19 @@ from tests.support.stack import CONFIG, MODEL
 
 CHAT = "/v1/chat/completions"
 EMBEDDER = "granite-embedding:278m"
+AT_ONCE = 4
+"""How many lines ``few_at_once`` (conftest.py) runs."""
 
 
 def chat_line(number, content=None, url=CHAT, model=MODEL, **more):
     """Return a line of an input file."""
     body = {"model": model, "messages": [{"role": "user", "content": content or f"Line {number}"}], **more}
     return line(number, body, url)
+
+
+def slow_lines(count):
+    """Return lines that take a fifth of a second each."""
+    return [chat_line(number, f"SIM:tokens=20 SIM:rate=100 {number}", max_tokens=20) for number in range(count)]
 
 
 def line(number, body, url=CHAT):

@@ -8,24 +8,17 @@ import pytest
 from proxy.core.batches.objects import BatchStatus
 from proxy.core.money import nano_from_pico_up
 from proxy.ledger.keys import Keys
-from tests.batching.support import batch_now, chat_line, create, ended, price_of, results, until, used_nano
-from tests.support.stack import CONFIG, chat, running, write_config
+from tests.batching.support import AT_ONCE, batch_now, create, ended, price_of, results, slow_lines, until, used_nano
+from tests.support.stack import CONFIG, chat
 
-SLOW = "SIM:tokens=20 SIM:rate=100"
-"""A fifth of a second a line."""
-AT_ONCE = 4
 LINES = 24
 LINES_MANY = 400
 """They last longer than a command needs to start."""
 
 
 @pytest.fixture
-async def stack(tmp_path, database_url):
-    """A proxy that runs four lines at once, and records each soon."""
-    settings = f"lease_s: 5\n  commit_interval_ms: 50\n  lines_in_flight_max: {AT_ONCE}"
-    config = write_config(tmp_path, proxy=("lines_in_flight_max: 256", settings))
-    async with running(tmp_path, config=config, environ={"TOLLGATE_DATABASE_URL": database_url}) as stack:
-        yield stack
+def stack(few_at_once):
+    return few_at_once
 
 
 async def revoke(stack):
@@ -41,8 +34,7 @@ async def rotate(stack):
 
 
 async def half_done(stack, count=LINES):
-    lines = [chat_line(number, f"{SLOW} {number}", max_tokens=20) for number in range(count)]
-    batch_id = await create(stack, lines)
+    batch_id = await create(stack, slow_lines(count))
     await until(stack, batch_id, lambda batch: batch.completed >= AT_ONCE)
     return batch_id
 

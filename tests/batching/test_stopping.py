@@ -12,26 +12,13 @@ from proxy.core.batches.objects import BatchStatus
 from proxy.core.money import nano_from_pico_up
 from proxy.ledger.batch_schema import batch_blocks, batches
 from proxy.limiter import LimiterUnavailableError
-from tests.batching.support import batch_now, chat_line, create, ended, price_of, results, until, used_nano
+from tests.batching.support import AT_ONCE, batch_now, create, ended, price_of, results, slow_lines, until, used_nano
 from tests.ledger.support import rows_of
-from tests.support.stack import running, write_config
-
-SLOW = "SIM:tokens=20 SIM:rate=100"
-"""A fifth of a second a line."""
-AT_ONCE = 4
 
 
 @pytest.fixture
-async def stack(tmp_path, database_url):
-    """A proxy that runs four lines at once, and records each soon."""
-    settings = f"lease_s: 5\n  commit_interval_ms: 50\n  lines_in_flight_max: {AT_ONCE}"
-    config = write_config(tmp_path, proxy=("lines_in_flight_max: 256", settings))
-    async with running(tmp_path, config=config, environ={"TOLLGATE_DATABASE_URL": database_url}) as stack:
-        yield stack
-
-
-def slow_lines(count):
-    return [chat_line(number, f"{SLOW} {number}", max_tokens=20) for number in range(count)]
+def stack(few_at_once):
+    return few_at_once
 
 
 async def check_kept_and_billed(stack, batch, code):

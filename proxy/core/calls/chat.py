@@ -106,7 +106,7 @@ def ready_chat(request: ChatRequest, body: bytes, model: Model, upstream_route: 
         changes["max_tokens"] = b"%d" % asked
     if model.upstream_model != request.model:
         changes["model"] = msgspec.json.encode(model.upstream_model)
-    usage = wanted_usage(request, model) if request.stream else _UNSEEN
+    usage = wanted_usage(request, model)
     if usage.patch is not None:
         changes["stream_options"] = usage.patch
     choices = request.n or 1
