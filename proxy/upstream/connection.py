@@ -13,6 +13,7 @@ from typing import Protocol
 
 import httptools
 
+from proxy.outgoing import Outgoing
 from proxy.upstream.failures import FailureKind, UpstreamError
 
 HEAD_BYTES_MAX = 65_536
@@ -44,6 +45,7 @@ class UpstreamConnection(asyncio.Protocol):
         on_idle: called when an exchange has ended cleanly and the connection may carry another one.
         on_lost: called once, when the connection is of no more use.
         clock: monotonic seconds.
+        outgoing: gathers the requests of one turn of the event loop.
     """
 
     __slots__ = (
@@ -59,8 +61,10 @@ class UpstreamConnection(asyncio.Protocol):
         "_on_idle",
         "_on_lost",
         "_on_stall",
+        "_outgoing",
         "_parser",
         "_pieces",
+        "_posted",
         "_received",
         "_sink",
         "_transport",
@@ -79,11 +83,14 @@ class UpstreamConnection(asyncio.Protocol):
         on_idle: Callable[["UpstreamConnection"], None],
         on_lost: Callable[["UpstreamConnection"], None],
         clock: Callable[[], float],
+        outgoing: Outgoing,
     ) -> None:
         self._on_idle = on_idle
         self._on_lost = on_lost
         self._idle_s = 0.0
         self._clock = clock
+        self._outgoing = outgoing
+        self._posted = b""  # a request, to be sent at the end of this turn
         self._transport: asyncio.Transport | None = None
         self._sink: Sink | None = None
         self._pieces: list[bytes] = []
@@ -123,11 +130,20 @@ class UpstreamConnection(asyncio.Protocol):
         self._received = False
         self._idle_s = idle_s
         self.deadline = self._clock() + first_byte_s
-        self._transport.write(request)
+        self._posted = request
+        self._outgoing.gather(self)
+
+    def send_posted(self) -> None:
+        """Send now what ``begin`` was given."""
+        if self._posted:
+            request, self._posted = self._posted, b""
+            if self.is_open:
+                self._transport.write(request)  # type: ignore[union-attr]
 
     def begin_upload(self) -> None:
         """Say that more of the request is to be sent, with ``upload``, until ``end_upload``."""
         assert self._transport is not None
+        self.send_posted()
         self._uploading = True
         self._transport.set_write_buffer_limits(high=UPLOAD_BUFFER_BYTES)
         self.deadline = self._clock() + self._idle_s
@@ -210,6 +226,9 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:  # noqa: D102
         if self._sink is None:
             self.close()  # an idle upstream has nothing to say: what follows could be taken for the next answer
+            return
+        if self._posted:  # nor can it answer what it has not been sent
+            self._fail(FailureKind.CLOSED, "out of turn")
             return
         self._received = True
         self.deadline = self._clock() + self._idle_s

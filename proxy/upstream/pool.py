@@ -14,6 +14,7 @@ import msgspec
 
 from proxy.core.catalogue import Upstream
 from proxy.core.fairness import Pace
+from proxy.outgoing import Outgoing
 from proxy.settings.types import QueueSettings, Timeouts
 from proxy.upstream.connection import Sink, UpstreamConnection
 from proxy.upstream.failures import FailureKind, UpstreamError
@@ -65,6 +66,7 @@ class UpstreamPool:
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._timeouts = timeouts
         self._clock = clock
+        self._outgoing = Outgoing()
         self._idle: list[UpstreamConnection] = []
         self._open: set[UpstreamConnection] = set()
         self._down_until = 0.0
@@ -166,7 +168,7 @@ class UpstreamPool:
         try:
             async with asyncio.timeout(self._timeouts().connect_s):
                 _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(self._became_idle, self._lost, self._clock),
+                    lambda: UpstreamConnection(self._became_idle, self._lost, self._clock, self._outgoing),
                     self._host,
                     self._port,
                     ssl=self._ssl,

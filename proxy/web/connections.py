@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from proxy.incoming import Answer
+from proxy.outgoing import Outgoing
 from proxy.web.exchange import Exchange
 
 
@@ -53,6 +54,7 @@ class Connections:
         self.clock = clock
         self.keepalive_s = keepalive_s
         self.write_buffer_bytes = write_buffer_bytes
+        self.outgoing = Outgoing()
         self.closing = False
         self.now_s = clock()  # as of the last sweep: near enough for deadlines
         self._connections: set[Connection] = set()

@@ -19,21 +19,6 @@ UNASKED_BYTES_MAX: Final = 262_144
 STEP_BYTES: Final = 8_388_608
 """Of a body that is taken in pieces, what a client has the time of a whole body for."""
 
-NOTED: Final = frozenset(
-    {
-        b"authorization",
-        b"content-encoding",
-        b"content-length",
-        b"expect",
-        b"origin",
-        b"transfer-encoding",
-        b"upgrade",
-        b"x-ratelimit-fit",
-        b"x-request-id",
-    }
-)
-"""Headers that mean something to the server itself."""
-
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _NO_CONTENT: Final = 204
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -108,6 +93,9 @@ class Carrier(Protocol):
     @property
     def is_closing(self) -> bool:
         """Whether no further request will be taken."""
+
+    def post(self, data: bytes) -> None:
+        """Send at the end of this turn of the event loop, with what others have to send."""
 
     def hold_reading(self) -> None:
         """Take nothing more from the client for now."""
@@ -328,7 +316,11 @@ class Exchange:
         else:
             data = whole_answer(status, content_type, connection, lines, body)
         self.answered_whole = True
-        self.write(data if self.method != b"HEAD" else data[: len(data) - len(body)])
+        carrier = self._carrier
+        transport = carrier.transport
+        if carrier.current is self and transport is not None and not transport.is_closing():
+            self.began = True
+            carrier.post(data if self.method != b"HEAD" else data[: len(data) - len(body)])
 
     def begin(self, status: int, content_type: bytes, lines: bytes, size_bytes: int) -> bool:
         """Write the head of an answer whose body follows, exactly so long; False when the client is gone."""

@@ -3,9 +3,8 @@
 What belongs here: bytes and framing of one connection, and its bounds. What does not: one request and its answer
 (exchange.py), all connections of a listener (connections.py), and what a request means (public.py).
 
-One exchange at a time: what else a client sends meanwhile waits here, bounded, and is answered in order. Anything that
-could be read in two ways (RFC 9112, section 6.3) is refused, and the connection closed: a proxy that guesses where a
-request ends can be made to see another request than its neighbours do.
+One exchange at a time: what else a client sends meanwhile waits here, bounded, and is answered in order. A head that
+will not be served (heads.py) ends the connection.
 """
 
 import asyncio
@@ -17,10 +16,9 @@ import httptools
 
 from proxy.core.errors import ApiError, internal, invalid_request
 from proxy.web.connections import Connections
-from proxy.web.exchange import NOTED, Exchange, Pausable, last_answer
+from proxy.web.exchange import Exchange, Pausable, last_answer
+from proxy.web.heads import HEAD_BYTES_MAX, HEADERS_MAX, NOT_HTTP, TOO_LARGE, RefusedHeadError, noted_of, takes_chunks
 
-HEAD_BYTES_MAX: Final = 65_536
-HEADERS_MAX: Final = 128
 SLICE_BYTES: Final = 16_384
 """What is parsed in one go where a request may end: it bounds how many can be waiting parsed."""
 UNPARSED_BYTES_MAX: Final = 65_536
@@ -32,14 +30,6 @@ LINGER_S: Final = 2.0
 """How long a client that has been answered early may go on sending: closing at once would destroy the answer."""
 UNSENT_S: Final = 30.0
 """How long a client may take nothing of an answer that is complete."""
-
-NOT_HTTP: Final = "The request is not valid HTTP"
-TOO_LARGE: Final = "The request head is too large"
-_VERSIONS: Final = {"1.0": False, "1.1": True}
-
-
-class _RefusedError(ValueError):
-    """This head will not be served; raised through the parser, which then takes nothing more."""
 
 
 class Connection(asyncio.Protocol):
@@ -56,6 +46,7 @@ class Connection(asyncio.Protocol):
         "_lingering",
         "_overhead",
         "_parser",
+        "_posted",
         "_queue",
         "_reading_paused",
         "_receiving",
@@ -89,6 +80,7 @@ class Connection(asyncio.Protocol):
         self._discarded = 0
         self._reading_paused = False
         self._unsent = 0
+        self._posted = b""  # a whole answer, to be sent at the end of this turn
         self.transport: asyncio.Transport | None = None
         self.current: Exchange | None = None
         self.task: asyncio.Task[None] | None = None
@@ -116,6 +108,7 @@ class Connection(asyncio.Protocol):
         self._parser = None  # it holds methods of ours: a circle
         self._queue.clear()
         self._unparsed.clear()
+        self._posted = b""
         self.deadline = math.inf
         if task is not None:
             task.cancel()
@@ -173,7 +166,7 @@ class Connection(asyncio.Protocol):
                 self._go_on(data[exc.args[0] :])
         except httptools.HttpParserError as exc:
             cause = exc.__context__
-            message = str(cause) if isinstance(cause, _RefusedError) else NOT_HTTP
+            message = str(cause) if isinstance(cause, RefusedHeadError) else NOT_HTTP
             self._break(invalid_request(message))
         else:
             if self._overhead > 2 * HEAD_BYTES_MAX or len(self._headers) > HEADERS_MAX:
@@ -227,9 +220,23 @@ class Connection(asyncio.Protocol):
             self.deadline = self._server.now_s + HEAD_S
 
     def _refuse(self, error: ApiError) -> None:
+        self.send_posted()
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(last_answer(error.status, error.body))
             self._linger()
+
+    def post(self, data: bytes) -> None:
+        """Send at the end of this turn of the event loop, with what others have to send."""
+        self.send_posted()
+        self._posted = data
+        self._server.outgoing.gather(self)
+
+    def send_posted(self) -> None:
+        """Send now what has been posted: before anything else is written, and before the connection closes."""
+        if self._posted:
+            data, self._posted = self._posted, b""
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.write(data)
 
     def hold_reading(self) -> None:
         """Take nothing more from the client for now."""
@@ -260,21 +267,8 @@ class Connection(asyncio.Protocol):
         headers, target, parser = self._headers, self._target, self._parser
         self._headers = []
         self._target = b""
-        if len(headers) > HEADERS_MAX or (
-            self._overhead > HEAD_BYTES_MAX - SLICE_BYTES
-            and len(target) + sum(len(name) + len(value) for name, value in headers) > HEAD_BYTES_MAX
-        ):
-            raise _RefusedError(TOO_LARGE)
-        noted: dict[bytes, bytes] = {}
-        for name, value in headers:
-            if name in NOTED and name not in noted:
-                noted[name] = value
-        chunked = _VERSIONS.get(parser.get_http_version())
-        if chunked is None:
-            raise _RefusedError(NOT_HTTP)
-        coding = noted.get(b"transfer-encoding")
-        if coding is not None and (not chunked or coding.strip().lower() != b"chunked" or b"content-length" in noted):
-            raise _RefusedError(NOT_HTTP)
+        noted = noted_of(headers, target, self._overhead + SLICE_BYTES)
+        chunked = takes_chunks(parser.get_http_version(), noted)
         method = parser.get_method()
         keep_alive = parser.should_keep_alive() and method != b"CONNECT"
         self._upgrading = (b"upgrade" in noted or method == b"CONNECT") and parser.should_upgrade()
@@ -354,6 +348,7 @@ class Connection(asyncio.Protocol):
         """Let an early answer arrive: close our side, and pass over what the client had still to say."""
         self._lingering = True
         self.deadline = self._server.now_s + LINGER_S
+        self.send_posted()
         transport = self.transport
         assert transport is not None
         if transport.can_write_eof():
@@ -372,6 +367,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close once everything has been sent."""
         self.deadline = self._server.now_s + UNSENT_S
+        self.send_posted()
         if self.transport is not None:
             self.transport.close()
 

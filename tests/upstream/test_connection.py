@@ -74,10 +74,23 @@ class Bench:
         self.idle = []
         self.lost = []
         self.transport = FakeTransport()
-        self.connection = UpstreamConnection(self.idle.append, self.lost.append, lambda: self.now)
+        self.posted = []
+        self.connection = UpstreamConnection(self.idle.append, self.lost.append, lambda: self.now, self)
         self.connection.connection_made(self.transport)
 
+    def gather(self, writer):
+        self.posted.append(writer)
+
+    def end_turn(self):
+        while self.posted:
+            self.posted.pop(0).send_posted()
+
     def ask(self):
+        sink = self.post()
+        self.end_turn()
+        return sink
+
+    def post(self):
         sink = Recorder()
         self.connection.begin(sink, b"POST / HTTP/1.1\r\n\r\n", 60.0, 10.0)
         return sink
@@ -120,6 +133,37 @@ def test_an_answer_cut_at_any_byte_is_told_the_same(answer):
             1,
         ), cut
         assert bench.idle == [bench.connection]
+
+
+def test_a_request_is_sent_when_the_turn_ends(bench):
+    bench.post()
+    assert bench.transport.written == []
+    bench.end_turn()
+    assert bench.transport.written == [b"POST / HTTP/1.1\r\n\r\n"]
+    bench.connection.send_posted()
+    assert len(bench.transport.written) == 1
+
+
+def test_a_request_that_is_given_up_within_its_turn_is_never_sent(bench):
+    sink = bench.post()
+    bench.connection.abort()
+    bench.end_turn()
+    assert (bench.transport.written, bench.transport.closing, sink.ended) == ([], True, False)
+
+
+def test_an_upstream_that_leaves_within_the_turn_was_sent_nothing(bench):
+    sink = bench.post()
+    bench.connection.connection_lost(None)
+    bench.end_turn()
+    assert (bench.transport.written, sink.error.kind) == ([], FailureKind.CLOSED)  # so it is sent to another
+
+
+def test_what_comes_before_a_request_was_sent_is_no_answer_to_it(bench):
+    sink = bench.post()
+    bench.connection.data_received(PLAIN)
+    bench.end_turn()
+    assert (sink.status, sink.error.kind, bench.transport.written) == (None, FailureKind.CLOSED, [])
+    assert (bench.idle, bench.transport.closing) == ([], True)
 
 
 def test_the_pieces_of_one_read_arrive_as_one(bench):

@@ -315,7 +315,9 @@ async def test_a_kept_connection_that_was_closed_meanwhile_is_replaced_by_a_new_
         await asyncio.gather(*both)
         kept = bench.pool._idle[-1]
         line = bench.line("line")
-        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while not server.came.count("line"):
+                await asyncio.sleep(0)
         kept.connection_lost(None)  # as the loop tells of it
         async with asyncio.timeout(10):
             while server.came.count("line") < 2:

@@ -140,6 +140,7 @@ async def test_the_next_request_on_the_connection_is_no_upload(bench):
     bench.connection.data_received(PLAIN)
     sink = Recorder()
     bench.connection.begin(sink, b"next", 60.0, 10.0)
+    bench.end_turn()
     bench.connection.data_received(PLAIN)
     assert (sink.ends, bench.idle) == (1, [bench.connection] * 2)
 

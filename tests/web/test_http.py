@@ -620,6 +620,48 @@ async def test_what_does_not_end_in_time_is_cut():
     assert wire.server.connections == []
 
 
+async def test_the_answers_of_one_turn_are_written_after_the_work_on_them():
+    wires = [Wire(answer_of(b"late")), Wire()]
+    server = wires[1].connection._server = wires[0].server
+    done = []
+    handle = server.handle
+
+    async def watched(exchange):
+        await handle(exchange)
+        done.append([bool(wire.transport.written) for wire in wires])
+
+    server.handle = watched
+    for wire in wires:
+        wire.feed(post(b""))
+    await wires[0].settle()
+    assert done == [[False, False], [False, False]]
+    assert [statuses(wire.transport.written) for wire in wires] == [[200], [200]]
+
+
+def answer_of(name):
+    async def answer(exchange):
+        exchange.answer(200, b"text/plain", b"", name)
+
+    return answer
+
+
+async def test_an_answer_goes_out_before_the_refusal_of_what_follows_it():
+    wire = Wire()
+    got = answers(await wire.send(post(b"one") + b"nonsense\r\n\r\n"))
+    assert [status for status, _, _ in got] == [200, 400]
+
+
+async def test_a_client_that_has_left_within_the_turn_gets_nothing():
+    wire = Wire(answer_of(b"late"))
+    wire.feed(post(b""))
+    await asyncio.sleep(0)  # the answer has been made
+    wire.connection.connection_lost(None)
+    wire.transport.protocol = None
+    await wire.settle()
+    assert wire.transport.written == b""
+    assert wire.failures == []
+
+
 async def test_a_real_socket_sends_at_once():
     wire = Wire()
     loop = asyncio.get_running_loop()
