@@ -117,10 +117,10 @@ class App:
         self.limiter = self._new_limiter()
         clock = time.monotonic  # uvloop's own clock knows milliseconds only
         self.pools = UpstreamPools(
-            lambda: self._holder.current.proxy.timeouts,
+            self._holder.reader("proxy.timeouts"),
             clock,
-            lambda: self._holder.current.proxy.queue,
-            lambda: self._holder.current.proxy.batch.places_kept_percent,
+            self._holder.reader("proxy.queue"),
+            self._holder.reader("proxy.batch.places_kept_percent"),
         )
         self.call_log = CallLog()
         self.metrics = self._new_metrics()
@@ -132,7 +132,7 @@ class App:
         self.gateway = self._new_gateway(observer, credit_room, clock)
         self.batch_work = await self._open_batch_work(place, observer, credit_room, clock)
         self.views = self._new_views(place, observer, clock)
-        self.public = PublicListener(self.gateway, self.views, lambda: self._holder.current.proxy, clock)
+        self.public = PublicListener(self.gateway, self.views, self._holder.reader("proxy"), clock)
         self.events = self._new_events()
         self._watch_state()
         self.admin = AdminServer(
@@ -223,7 +223,7 @@ class App:
 
     def _new_gateway(self, observer: Observer, credit_room: CreditRoom, clock: Callable[[], float]) -> Gateway:
         return Gateway(
-            lambda: self._holder.current,
+            self._holder.reader(),
             self.directory,
             self.limiter,
             self.pools,

@@ -5,8 +5,10 @@ does not: when to reload (the app, on SIGHUP), and telling others.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import inspect
@@ -48,6 +50,14 @@ class SettingsHolder:
         self.reloads = 0
         self.failed_reloads = 0
         self.restart_needed: tuple[str, ...] = ()
+
+    def reader(self, path: str = "") -> Callable[[], Any]:
+        """Return what reads the settings in use, or one of them, each time that it is called.
+
+        Args:
+            path: attributes, with dots between them; empty: all settings.
+        """
+        return partial(attrgetter(f"current.{path}" if path else "current"), self)  # in C: a call asks several times
 
     def reload(self) -> list[Mistake]:
         """Read the configuration again; return its mistakes, or an empty list when it was taken.

@@ -20,6 +20,7 @@ HEAD_BYTES_MAX = 65_536
 UPLOAD_BUFFER_BYTES = 262_144
 """What may wait for an upstream to read it before an upload is paused."""
 Headers = list[tuple[bytes, bytes]]
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class Sink(Protocol):
@@ -96,7 +97,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # httptools calls it once a chunk: a C function costs nothing
         self._headers: Headers = []
-        self._head_bytes = 0
+        self._head_bytes = 0  # received with the head, or as a part of it
         self._head = False  # the head of the final answer has been read ...
         self._head_told = False  # ... and the sink knows it
         self._complete = False
@@ -232,11 +233,16 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._received = True
         self.deadline = self._clock() + self._idle_s
+        if not self._head:
+            self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             self._deliver()  # what came before the fault is whole events that the client may have
             self._fail(FailureKind.BROKEN if self._head else FailureKind.INVALID, type(exc).__name__)
+            return
+        if self._head_bytes > HEAD_BYTES_MAX and not self._head:
+            self._fail(FailureKind.INVALID, "answer head too large")
             return
         try:
             self._deliver()
@@ -259,18 +265,17 @@ class UpstreamConnection(asyncio.Protocol):
     # httptools callbacks (on_body is a list's append)
 
     def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > HEAD_BYTES_MAX:
-            raise ValueError("answer head too large")
         if not self._head:  # else a trailer, which nobody asked for
             name = name.lower()
-            if name in (b"content-length", b"transfer-encoding"):
+            if name in _FRAMING:
                 self._body_until_close = False
             self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:  # noqa: D102
         if self._complete:
             raise ValueError("a second answer to one request")
+        if self._head_bytes > HEAD_BYTES_MAX and _size(self._headers) > HEAD_BYTES_MAX:
+            raise ValueError("answer head too large")
         if self._parser.get_status_code() >= 200:  # noqa: PLR2004
             self._head = True
             self._keep_alive = self._parser.should_keep_alive()  # the parser forgets it at the end of the message
@@ -341,3 +346,7 @@ class UpstreamConnection(asyncio.Protocol):
             error = UpstreamError(kind, detail)
             error.__cause__ = cause
             sink.on_failure(error)
+
+
+def _size(headers: Headers) -> int:
+    return sum(len(name) + len(value) for name, value in headers)

@@ -329,7 +329,8 @@ class Relay:
     def _over(self) -> None:
         self.connection = None
         self.gate = self.on_news = None
-        self._client.attach(None)
+        if self.streaming:
+            self._client.attach(None)
         on_over, self._on_over = self._on_over, None
         if on_over is not None:
             on_over()

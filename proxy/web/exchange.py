@@ -200,7 +200,8 @@ class Exchange:
         """Take note that the body is whole, or that it never will be."""
         self.complete = not broken
         self.broken = broken
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

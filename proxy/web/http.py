@@ -213,7 +213,9 @@ class Connection(asyncio.Protocol):
     def _start_or_wait(self) -> None:
         if self._queue:
             if not self.writing_paused:
-                self._start(self._queue.popleft())
+                exchange = self.current = self._queue.popleft()
+                self.deadline = math.inf
+                self.task = asyncio.get_running_loop().create_task(self._run(exchange), name="exchange")
         elif self._fault is not None:
             self._refuse(self._fault)
         elif self._overhead and self.deadline > self._server.now_s + HEAD_S:
@@ -289,11 +291,6 @@ class Connection(asyncio.Protocol):
             self._receiving = None
 
     # Exchanges
-
-    def _start(self, exchange: Exchange) -> None:
-        self.current = exchange
-        self.deadline = math.inf
-        self.task = asyncio.get_running_loop().create_task(self._run(exchange), name="exchange")
 
     async def _run(self, exchange: Exchange) -> None:
         try:

@@ -278,6 +278,24 @@ def test_an_endless_head_is_bounded(bench):
     assert sink.error.kind is FailureKind.INVALID
 
 
+def test_a_header_without_end_is_bounded(bench):
+    sink = bench.ask()
+    bench.connection.data_received(b"HTTP/1.1 200 OK\r\nx-a: ")
+    for _ in range(HEAD_BYTES_MAX // 1000 + 2):
+        if sink.ended:
+            break
+        bench.connection.data_received(b"a" * 1000)
+    assert sink.error.kind is FailureKind.INVALID
+
+
+@pytest.mark.parametrize(("lines", "passes"), [(64, True), (66, False)])
+def test_a_head_that_comes_in_one_read_is_bounded_without_its_body(bench, lines, passes):
+    sink = bench.ask()
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n" + (b"x-a: " + b"a" * 1000 + b"\r\n") * lines + b"\r\n"
+    bench.connection.data_received(head + b"b" * 100_000)
+    assert (sink.ends, sink.error is None) == ((1, True) if passes else (0, False))
+
+
 def test_an_aborted_exchange_is_told_nothing_more(bench):
     sink = bench.ask()
     bench.connection.data_received(CHUNKED[:90])

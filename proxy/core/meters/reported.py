@@ -9,7 +9,7 @@ believed is estimated; nothing here raises.
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -65,8 +65,6 @@ class Seen(msgspec.Struct, frozen=True):
     count_tokens: Callable[[], int]
 
 
-_PLAIN_MEMBERS: Final = 3
-"""prompt, completion and total: nothing is told apart."""
 _NOTHING_SAID: Final = Reported(None, 0, None, 0)
 
 
@@ -81,20 +79,21 @@ def read_usage(usage: object) -> Reported | None:
         return None
     prompt = _count(usage.get("prompt_tokens"))
     completion = _count(usage.get("completion_tokens"))
-    if len(usage) == _PLAIN_MEMBERS and prompt is not None and completion is not None and "total_tokens" in usage:
-        return Reported(prompt, 0, completion, 0)  # as most engines say it, most of the time
-    cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
-    reasoning = _detail(usage, "completion_tokens_details", "reasoning_tokens")
-    reasoning = reasoning or _count(usage.get("reasoning_tokens")) or 0
-    total = _count(usage.get("total_tokens"))
+    cached = reasoning = 0
+    if details := usage.get("prompt_tokens_details"):  # many engines send a null
+        cached = min(_detail(details, "cached_tokens"), prompt or 0)
+    if details := usage.get("completion_tokens_details"):
+        reasoning = _detail(details, "reasoning_tokens")
+    if not reasoning and "reasoning_tokens" in usage:
+        reasoning = _count(usage["reasoning_tokens"]) or 0
+    if not reasoning or completion is None:
+        return Reported(prompt, cached, completion, 0)
     is_split_sure = True
-    if completion is None:
-        reasoning = 0
-    elif reasoning and prompt is not None and total == prompt + completion + reasoning:
+    if prompt is not None and _count(usage.get("total_tokens")) == prompt + completion + reasoning:
         completion += reasoning
     elif reasoning > completion:
         reasoning, is_split_sure = completion, False
-    return Reported(prompt, min(cached, prompt or 0), completion, reasoning, is_split_sure)
+    return Reported(prompt, cached, completion, reasoning, is_split_sure)
 
 
 def merge(reports: list[Reported]) -> Reported:
@@ -146,8 +145,7 @@ def _count(number: object) -> int | None:
     return number if type(number) is int and 0 <= number <= 1 << 53 else None
 
 
-def _detail(usage: dict[str, Any], group: str, name: str) -> int:
-    details = usage.get(group)
+def _detail(details: object, name: str) -> int:
     return (_count(details.get(name)) or 0) if isinstance(details, dict) else 0
 
 
