@@ -27,7 +27,7 @@ from proxy.ledger.errors import OutboxError
 from proxy.ledger.outbox_file import GROUP_MAX, Changes, Group, GroupInfo, OutboxFile, Stored, encode_entry
 
 _BUSY_GROUP: Final = 8
-_LINGER_S: Final = 0.003
+_LINGER_S: Final = 0.002
 """Where groups are large already, a moment makes them larger: a transaction costs as much as forty entries."""
 
 _log = structlog.get_logger(__name__)
