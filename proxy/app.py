@@ -242,7 +242,7 @@ class App:
         # Connections of their own: however much customers look, keys are read and limits are seeded.
         self.views_database = Database.open(place.database_url, pool_size=2, command_timeout_s=READ_S)
         return Views(
-            lambda: self._holder.current,
+            self._holder.reader(),
             self.directory,
             self.limiter,
             Reader(self.views_database, place, self._worker),
@@ -258,7 +258,7 @@ class App:
     ) -> BatchWork:
         return await BatchWork.open(
             Serving(
-                lambda: self._holder.current,
+                self._holder.reader(),
                 place,
                 self.directory,
                 self.ledger,

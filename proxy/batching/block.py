@@ -271,9 +271,8 @@ class BlockRun:
         await again(lambda: ends.commit(self._holder, block, lines, entries))
         self.remaining -= len(results)
         self._tools.on_ended(self.claimed.batch.model, results)
-        await asyncio.gather(
-            *(again(self._record(call_id, entry.charge.total_pico)) for call_id, entry in entries.items())
-        )
+        costs_pico = {call_id: entry.charge.total_pico for call_id, entry in entries.items()}
+        await again(lambda: self._tools.running.record(self.claimed.batch, costs_pico))
         if self.remaining:  # else it is noted with the end of the block
             await again(lambda: ends.settled(block, name))
 
@@ -290,17 +289,14 @@ class BlockRun:
         if segment is not None:
             await again(lambda: settle_segment(self._tools, claimed.batch, claimed.block, segment))
 
-    def _record(self, call_id: str, cost_pico: int) -> Callable[[], Awaitable[None]]:
-        return lambda: self._tools.running.record(self.claimed.batch, call_id, cost_pico)
-
     async def _finish(self) -> None:
         self.was_last = await self._tools.ends.finish_block(self._holder, self.claimed.block, self._tools.clock_ms())
 
 
 async def settle_segment(tools: Tools, batch: Any, block: Block, segment: str) -> None:  # noqa: ANN401
     """Tell the limiter of every line in a segment, and note that it knows."""
-    for entry in await tools.ends.entries_in(batch, segment):
-        await tools.running.record(batch, entry.call_id, entry.charge.total_pico)
+    entries = await tools.ends.entries_in(batch, segment)
+    await tools.running.record(batch, {entry.call_id: entry.charge.total_pico for entry in entries})
     await tools.ends.settled(block, segment)
 
 

@@ -15,7 +15,7 @@ A line is run until it has a result:
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -299,14 +299,15 @@ class Running:
         except LimiterUnavailableError:
             return
 
-    async def record(self, batch: Batch, call_id: str, cost_pico: int) -> None:
-        """Tell the limiter what a line has cost, whoever ran it: it counts a call once.
+    async def record(self, batch: Batch, costs_pico: Mapping[str, int]) -> None:
+        """Tell the limiter what lines have cost, by call id, whoever ran them: it counts a call once.
 
         Raises:
             LimiterUnavailableError, PayerUnknownError, ApiError: it cannot be told now.
         """
         _, allowance = await self._payer(batch)
-        await self._limiter.record(batch.account_id, call_id, allowance.limits, allowance.amounts(0, cost_pico))
+        amounts = {call_id: allowance.amounts(0, cost_pico) for call_id, cost_pico in costs_pico.items()}
+        await self._limiter.record_all(batch.account_id, allowance.limits, amounts)
 
     # There and back
 

@@ -25,6 +25,9 @@ RollupKey = tuple[str, str, str, str, str, str]
 CallsKey = tuple[str, str, str, str]
 """Account id, day or month, model, tariff class."""
 
+_Item = tuple[str, str, str, str]
+"""Model, usage type, tariff class, price version."""
+
 
 def entry_id(entry: Entry) -> EntryId:
     """Return what an entry is known by."""
@@ -48,8 +51,8 @@ def values_of(entry: Entry) -> tuple[str | int | bool, ...]:
         entry.tier,
         entry.endpoint,
         entry.model,
-        entry.tariff_class.value,
-        entry.outcome.value,
+        entry.tariff_class._value_,  # ``value`` costs two calls
+        entry.outcome._value_,
         entry.admitted_ms,
         entry.settled_ms,
         entry.upstream,
@@ -110,21 +113,12 @@ class Sums:
         self.rollups: dict[RollupKey, list[int]] = {}
         self.calls: dict[CallsKey, int] = {}
 
-    def add(self, entry: Entry, period: str) -> None:
-        """Count an entry in a day or a month."""
-        tariff_class = entry.tariff_class.value
-        calls_key = (entry.account_id, period, entry.model, tariff_class)
-        self.calls[calls_key] = self.calls.get(calls_key, 0) + 1
-        version = entry.charge.price_version
-        for line in entry.charge.lines:
-            key = (entry.account_id, period, entry.model, line.usage_type.value, tariff_class, version)
-            row = self.rollups.get(key)
-            if row is None:
-                self.rollups[key] = [line.amount, line.cost_pico, 1]
-            else:
-                row[0] += line.amount
-                row[1] += line.cost_pico
-                row[2] += 1
+    def add(self, account_id: str, period: str, item: _Item, amount: int, cost_pico: int, calls: int) -> None:
+        """Count what calls have used of one item in a day or a month."""
+        row = self.rollups.setdefault((account_id, period, *item), [0, 0, 0])
+        row[0] += amount
+        row[1] += cost_pico
+        row[2] += calls
 
     def rollup_rows(self) -> Sequence[tuple[str | int, ...]]:
         """Return the rows, in the order of their keys: who locks rows in one order never deadlocks."""
@@ -137,8 +131,28 @@ class Sums:
 
 def sums_of(entries: Iterable[Entry]) -> tuple[Sums, Sums]:
     """Return what entries add by day and by month."""
-    daily, monthly = Sums(), Sums()
+    items: dict[tuple[str, str, str, _Item], list[int]] = {}
+    calls: dict[tuple[str, str, str, str, str], int] = {}
     for entry in entries:
-        daily.add(entry, entry.day)
-        monthly.add(entry, entry.month)
+        account_id, day, month, model = entry.account_id, entry.day, entry.month, entry.model
+        tariff_class, charge = entry.tariff_class._value_, entry.charge  # ``value`` costs two calls
+        call_key = (account_id, day, month, model, tariff_class)
+        calls[call_key] = calls.get(call_key, 0) + 1
+        for line in charge.lines:
+            key = (account_id, day, month, (model, line.usage_type._value_, tariff_class, charge.price_version))
+            row = items.get(key)
+            if row is None:
+                items[key] = [line.amount, line.cost_pico, 1]
+            else:
+                row[0] += line.amount
+                row[1] += line.cost_pico
+                row[2] += 1
+    daily, monthly = Sums(), Sums()
+    for (account_id, day, month, item), (amount, cost_pico, used) in items.items():
+        daily.add(account_id, day, item, amount, cost_pico, used)
+        monthly.add(account_id, month, item, amount, cost_pico, used)
+    for (account_id, day, month, model, tariff_class), count in calls.items():
+        for sums, period in ((daily, day), (monthly, month)):
+            calls_key = (account_id, period, model, tariff_class)
+            sums.calls[calls_key] = sums.calls.get(calls_key, 0) + count
     return daily, monthly

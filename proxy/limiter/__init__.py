@@ -3,7 +3,7 @@
 What belongs here: the contract. The rules that it keeps are written in ``proxy.core.limits``.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -69,6 +69,13 @@ class Limiter(Protocol):
         """Count a call, once however often it is said: all its amounts, those of admission-stamped limits too.
 
         A call that the store does hold is settled instead; one that has expired there is corrected.
+        """
+        ...
+
+    async def record_all(self, account_id: str, limits: Sequence[Limit], amounts: Mapping[str, Sequence[int]]) -> None:
+        """Count several calls of an account, as ``record``: amounts by call id. A failure leaves some of them counted.
+
+        A task for each call costs as much as recording it.
         """
         ...
 

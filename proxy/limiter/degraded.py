@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 import msgspec
 
@@ -150,6 +150,15 @@ class DegradedLimiter:
             await self.settle(account_id, call_id, limits, amounts)
         else:
             await self._primary.record(account_id, call_id, limits, amounts)
+
+    async def record_all(self, account_id: str, limits: Sequence[Limit], amounts: Mapping[str, Sequence[int]]) -> None:
+        """See ``proxy.limiter.Limiter``."""
+        alone = [call_id for call_id in amounts if (account_id, call_id) in self._alone]
+        for call_id in alone:
+            await self.settle(account_id, call_id, limits, amounts[call_id])
+        if alone:
+            amounts = {call_id: each for call_id, each in amounts.items() if call_id not in alone}
+        await self._primary.record_all(account_id, limits, amounts)
 
     async def release(self, account_id: str, call_id: str, limits: Sequence[Limit]) -> None:
         """See ``proxy.limiter.Limiter``."""

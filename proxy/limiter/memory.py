@@ -5,7 +5,7 @@ What belongs here: which accounts are kept, their seeding and their forgetting. 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from proxy.core.account_state import AccountState, check_amounts
 from proxy.core.limits import Admission, Growth, Limit
@@ -61,6 +61,11 @@ class MemoryLimiter:
         check_amounts(amounts)
         state = self._known(account_id, limits) or await self._seeded(account_id, limits)
         state.record(call_id, limits, amounts, self._clock_ms())
+
+    async def record_all(self, account_id: str, limits: Sequence[Limit], amounts: Mapping[str, Sequence[int]]) -> None:
+        """See ``proxy.limiter.Limiter``."""
+        for call_id, each in amounts.items():
+            await self.record(account_id, call_id, limits, each)
 
     async def extend(self, account_id: str, call_id: str, limits: Sequence[Limit], known: Sequence[int]) -> bool:
         """See ``proxy.limiter.Limiter``."""

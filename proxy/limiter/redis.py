@@ -12,8 +12,9 @@ import asyncio
 import contextlib
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
+from itertools import islice
 
 import hiredis
 
@@ -26,6 +27,7 @@ from proxy.limiter.loading import ensure_library, generation_of, load_library, r
 from proxy.limiter.router import Router
 from proxy.limiter.seeding import Seeding, seed_buckets
 from proxy.limiter.targets import parse_targets
+from proxy.limiter.told import Told, is_done
 from proxy.limiter.wire import Answer, Link, UnansweredError
 
 EPOCHS_MAX = 200_000
@@ -42,6 +44,9 @@ REPEATS_MAX = 64
 """How often a command is repeated that was answered with where to ask, or to ask again; all within one timeout."""
 
 PING_LIMITS = (Limit("ping", LimitKind.WINDOW, 1, window_s=1, bucket_s=1),)
+TOGETHER = 64
+"""How many calls are recorded with one write: Redis takes a millisecond for them, which others wait."""
+
 RECORDED = -1  # in place of an epoch: a call that was admitted elsewhere
 
 _GROWTHS = {1: Growth.GRANTED, 2: Growth.REFUSED}
@@ -144,7 +149,7 @@ class RedisLimiter:
         check_amounts(amounts)
         plan = self._commands.plan(limits)
         epoch = self._epochs.pop((account_id, call_id), 0)
-        told = _Told(self, account_id, call_id, plan.limits, amounts, epoch)
+        told = Told(self, account_id, call_id, plan.limits, amounts, epoch)
         try:
             link.tell(self._commands.settle(account_id, call_id, plan, epoch, amounts), told)
         except LimiterUnavailableError:
@@ -153,7 +158,7 @@ class RedisLimiter:
             self._sent += 1
         return None
 
-    def told(self, told: "_Told", *, done: bool) -> None:
+    def told(self, told: Told, *, done: bool) -> None:
         """A settlement that was written has been answered, or never will be."""
         self._sent -= 1
         if not done:
@@ -170,6 +175,21 @@ class RedisLimiter:
         plan = self._commands.plan(limits)
         self._epochs.pop((account_id, call_id), None)
         await self._known(account_id, plan, lambda: self._commands.settle(account_id, call_id, plan, RECORDED, amounts))
+
+    async def record_all(self, account_id: str, limits: Sequence[Limit], amounts: Mapping[str, Sequence[int]]) -> None:
+        """See ``proxy.limiter.Limiter``. So many at once that nobody's admission waits long behind them."""
+        plan, settle = self._commands.plan(limits), self._commands.settle
+        calls = iter(amounts.items())
+        while group := list(islice(calls, TOGETHER)):
+            link = self._router.only or await self._router.connected(account_id)
+            sent = []
+            for call_id, each in group:
+                check_amounts(each)
+                self._epochs.pop((account_id, call_id), None)
+                sent.append(link.send(settle(account_id, call_id, plan, RECORDED, each)))
+            for (call_id, each), answer in zip(group, sent, strict=True):
+                if not is_done(await answer):  # the account is not known, or elsewhere: by itself, with all detours
+                    await self.record(account_id, call_id, limits, each)
 
     async def extend(self, account_id: str, call_id: str, limits: Sequence[Limit], known: Sequence[int]) -> bool:
         """See ``proxy.limiter.Limiter``."""
@@ -340,39 +360,3 @@ class RedisLimiter:
             await renew_states(link)
         else:
             self._commands.use_generation(await generation_of(link))
-
-
-class _Told:
-    """Waits for Redis to confirm a settlement, at a fraction of what a future and its callback cost."""
-
-    __slots__ = ("_account_id", "_amounts", "_call_id", "_epoch", "_limiter", "_limits")
-
-    def __init__(
-        self,
-        limiter: RedisLimiter,
-        account_id: str,
-        call_id: str,
-        limits: tuple[Limit, ...],
-        amounts: Sequence[int],
-        epoch: int,
-    ) -> None:
-        self._limiter = limiter
-        self._account_id = account_id
-        self._call_id = call_id
-        self._limits = limits
-        self._amounts = amounts
-        self._epoch = epoch
-
-    def answered(self, answer: Answer) -> None:
-        """See ``proxy.limiter.wire.Listener``: whatever else is answered than "done" is owed."""
-        self._limiter.told(self, done=isinstance(answer, int) and answer >= 0)
-
-    def unanswered(self) -> None:
-        """See ``proxy.limiter.wire.Listener``."""
-        self._limiter.told(self, done=False)
-
-    def owe(self) -> None:
-        """Let the limiter owe it."""
-        self._limiter.owe(
-            Debt(self._account_id, self._call_id, self._limits, tuple(self._amounts), self._epoch),
-        )

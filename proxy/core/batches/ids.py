@@ -8,6 +8,8 @@ import hashlib
 import re
 from typing import Final
 
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 0b11] for digit in "0123456789abcdef"}
+"""The digit that holds the variant, two bits, and two that are free."""
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -21,11 +23,6 @@ def call_id_of(batch_id: str, created_ms: int, line: int) -> str:
 
     Its 74 random bits are those of a SHA-256 over batch and line.
     """
-    bits = int.from_bytes(
-        hashlib.sha256(b"tollgate batch line\0%b\0%d" % (batch_id.encode(), line)).digest()[:16], "big"
-    )
-    number = (created_ms & (1 << 48) - 1) << 80 | bits & (1 << 80) - 1
-    number = number & ~(0xF << 76) | 7 << 76
-    number = number & ~(0b11 << 62) | 0b10 << 62
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    time = f"{created_ms & (1 << 48) - 1:012x}"
+    bits = hashlib.sha256(b"tollgate batch line\0%b\0%d" % (batch_id.encode(), line)).hexdigest()
+    return f"{time[:8]}-{time[8:]}-7{bits[13:16]}-{_VARIANT[bits[16]]}{bits[17:20]}-{bits[20:32]}"

@@ -24,7 +24,7 @@ from proxy.ledger.batches.rows import batch_of, file_values, json_text
 from proxy.ledger.database import Database
 from proxy.ledger.rows import entry_of
 from proxy.ledger.schema import entries as entries_table
-from proxy.ledger.statements import BulkInsert
+from proxy.ledger.statements import BulkInsert, found
 from proxy.ledger.store import Ledger
 
 PAGE_LINES: Final = 1000
@@ -52,6 +52,7 @@ class Ends:
         self._add_lines = BulkInsert(
             batch_lines, "ON CONFLICT DO NOTHING", postgresql=database.is_postgresql, returning="line"
         )
+        self._find_lines = found("line", batch_lines, 2, postgresql=database.is_postgresql)
 
     # Lines and blocks
 
@@ -95,17 +96,14 @@ class Ends:
 
     async def _end_lines(self, connection: AsyncConnection, batch_id: str, lines: Sequence[LineEnd]) -> frozenset[int]:
         rows = [
-            (batch_id, each.line, each.status.value, each.call_id, each.segment, each.first_byte, each.size_bytes)
+            (batch_id, each.line, each.status._value_, each.call_id, each.segment, each.first_byte, each.size_bytes)
             for each in lines
         ]
         if self._database.is_postgresql:
             returned = await self._add_lines.returned(connection, json_text(rows))
             return frozenset(line for (line,) in returned)
-        numbers = [each.line for each in lines]
-        found = await connection.execute(
-            select(batch_lines.c.line).where(batch_lines.c.batch_id == batch_id, batch_lines.c.line.in_(numbers))
-        )
-        new = frozenset(numbers) - frozenset(found.scalars())
+        there = await connection.execute(self._find_lines, {"rows": json_text([row[:2] for row in rows])})
+        new = frozenset(each.line for each in lines) - frozenset(there.scalars())
         await self._add_lines.run(connection, [row for row in rows if row[1] in new])
         return new
 
@@ -151,13 +149,13 @@ class Ends:
     async def ended_lines(self, block: Block) -> frozenset[int]:
         """Return which lines of a block have ended."""
         async with self._database.read() as connection:
-            found = await connection.execute(
+            there = await connection.execute(
                 select(batch_lines.c.line).where(
                     batch_lines.c.batch_id == block.batch_id,
                     batch_lines.c.line.between(block.first_line, block.first_line + block.lines - 1),
                 )
             )
-            return frozenset(found.scalars())
+            return frozenset(there.scalars())
 
     async def entries_in(self, batch: Batch, segment: str) -> list[Entry]:
         """Return the entries of the lines in a segment of a batch, in the order of lines."""
