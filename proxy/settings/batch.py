@@ -49,8 +49,14 @@ class BatchSettings(msgspec.Struct, frozen=True):
         ),
     ] = 10
     block_lines_max: Annotated[
-        int, Meta(ge=1, le=10_000, description="Most lines that are leased at once: a block, which one process runs.")
-    ] = 512
+        int,
+        Meta(
+            ge=1,
+            le=10_000,
+            description="Most lines that are leased at once: a block, which one process runs. "
+            "The first blocks of a file are smaller, so that processes share a small batch.",
+        ),
+    ] = 1024
     block_bytes_max: Annotated[
         int, Meta(ge=1, le=67_108_864, description="Size from which on a block takes no further line.")
     ] = 4_194_304

@@ -35,6 +35,9 @@ TOO_MANY: Final = "too_many_tasks"
 DUPLICATE: Final = "duplicate_custom_id"
 OTHER_MODEL: Final = "model_mismatch"
 
+FIRST_BLOCK_LINES: Final = 128
+"""Most lines of the first block; a later one has no more than all before it, so that processes share a small batch."""
+
 _HASH_BYTES: Final = 16
 
 
@@ -44,7 +47,7 @@ class Bounds(msgspec.Struct, frozen=True):
     Args:
         lines_max: most lines.
         line_bytes_max: longest line.
-        block_lines_max: most lines of a block.
+        block_lines_max: most lines of a block; the first ones have fewer (``FIRST_BLOCK_LINES``).
         block_bytes_max: size from which on a block takes no further line.
     """
 
@@ -192,7 +195,7 @@ class FileCheck:
         self._end += size_bytes
         self._lines_end = self._end
         if (
-            self._lines - self._block_at >= self._bounds.block_lines_max
+            self._lines - self._block_at >= min(max(FIRST_BLOCK_LINES, self._block_at), self._bounds.block_lines_max)
             or self._end - self._block_first_byte >= self._bounds.block_bytes_max
         ):
             self._cut()

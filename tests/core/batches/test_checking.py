@@ -50,6 +50,11 @@ def test_blocks_hold_every_line_once_and_their_bytes():
         assert piece == b"".join(given[block.first_line : block.first_line + block.lines])
 
 
+def test_blocks_grow_so_that_processes_share_a_small_batch_and_a_large_one_has_few():
+    found = check(lines(2500), bounds=replace(BOUNDS, lines_max=5000, block_lines_max=1024, block_bytes_max=10**9))
+    assert [block.lines for block in found.blocks] == [128, 128, 256, 512, 1024, 452]
+
+
 def test_a_block_takes_no_further_line_once_it_is_large():
     given = lines(6)
     size = len(given[0])
