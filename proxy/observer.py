@@ -136,7 +136,7 @@ class Observer:
     def ended(self, report: Report, now_s: float) -> None:
         """A call is over, as its client sees it. It is counted and logged at the end of this turn of the event loop.
 
-        What ends in one turn is told of in one go: it takes two thirds of the time when nothing else comes between.
+        What ends in one turn is told of in one go: that costs less than when other work comes between.
         """
         report.ended_s = now_s
         if not self._ended:

@@ -500,6 +500,22 @@ async def test_recording_a_call_that_has_expired_corrects_it_once(
         assert await used_and_held(limiter, account, TOKENS) == (20, 0)
 
 
+async def test_several_calls_are_recorded_each_once_wherever_they_were_admitted(
+    limiter: RecordingLimiter, account: str, clock: Clock
+) -> None:
+    limits = (window("tokens", 100_000, 60, 5), budget(100_000))
+    await limiter.admit(account, "expired", limits, (5, 7))
+    clock.pass_s(61)
+    await limiter.admit(account, "held", limits, (5, 7))
+    amounts = dict.fromkeys(["expired", "held", *(f"call-{number}" for number in range(200))], (2, 3))
+    for _ in range(2):
+        await limiter.record_all(account, limits, amounts)
+        states = (await limiter.peek(account, limits)).states
+        assert [(state.used, state.held) for state in states] == [(404, 0), (606, 0)]
+    await limiter.record_all(account, limits, {})
+    assert [state.used for state in (await limiter.peek(account, limits)).states] == [404, 606]
+
+
 # --- together -------------------------------------------------------------------------------------------------------
 
 

@@ -266,6 +266,21 @@ async def test_a_call_is_recorded_where_it_was_admitted_and_waits_for_a_primary_
     assert await states_of(primary, account) == [(55, 0), (2, 0), (16, 0)]
 
 
+async def test_several_calls_are_recorded_where_each_was_admitted(
+    limiter: DegradedLimiter, primary: Primary, account: str
+) -> None:
+    await limiter.admit(account, "a", LIMITS, (60, 1, 10))
+    go_away(primary)
+    await limiter.admit(account, "b", LIMITS, (10, 1, 10))
+    amounts = {"a": (50, 1, 9), "b": (5, 1, 7), "c": (1, 1, 1)}
+    with pytest.raises(LimiterUnavailableError):
+        await limiter.record_all(account, LIMITS, amounts)
+    await come_back(primary, limiter)
+    for _ in range(2):
+        await limiter.record_all(account, LIMITS, amounts)
+    assert await states_of(primary, account) == [(56, 0), (3, 0), (17, 0)]
+
+
 async def test_a_ledger_that_is_away_does_not_cut_the_primary_off(
     limiter: DegradedLimiter, primary: Primary, account: str
 ) -> None:

@@ -12,7 +12,7 @@ import uvloop
 
 from proxy.limiter import LimiterUnavailableError, Seed, library
 from proxy.limiter import redis as redis_module
-from proxy.limiter.redis import RedisLimiter
+from proxy.limiter.redis import TOGETHER, RedisLimiter
 from tests.limiter.measure import BIG, fill
 from tests.limiter.own_redis import Server
 from tests.limiter.support import START_MS, Clock, budget, new_account, requests, window
@@ -284,6 +284,24 @@ async def test_functions_that_are_lost_are_loaded_again(limiter: RedisLimiter, s
         client.function_flush()
     await limiter.settle(account, "a", LIMITS, (5, 1, 1))
     assert await used_of(limiter, account) == [5, 1, 1]
+
+
+async def test_calls_are_recorded_together_when_functions_are_lost_or_no_answer_comes(
+    limiter: RedisLimiter, server: Server, account: str
+) -> None:
+    calls = {f"call-{number}": (2, 1, 3) for number in range(2 * TOGETHER)}
+    await limiter.peek(account, LIMITS)
+    with server.client() as client:
+        client.function_flush()
+    await limiter.record_all(account, LIMITS, calls)
+    assert await used_of(limiter, account) == [4 * TOGETHER, 2 * TOGETHER, 6 * TOGETHER]
+    server.stall()
+    with pytest.raises(LimiterUnavailableError):
+        await limiter.record_all(account, LIMITS, calls | {"more": (1, 1, 1)})
+    server.go_on()
+    await until_back(limiter)
+    await limiter.record_all(account, LIMITS, calls | {"more": (1, 1, 1)})
+    assert await used_of(limiter, account) == [4 * TOGETHER + 1, 2 * TOGETHER + 1, 6 * TOGETHER + 1]
 
 
 async def test_another_version_of_the_functions_is_left_alone_and_ours_are_put_beside_it(
