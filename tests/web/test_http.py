@@ -332,6 +332,7 @@ async def answered(wire):
     async with asyncio.timeout(5):
         while wire.connection.current is not None:
             await asyncio.sleep(0.001)
+    await wire.settle()  # it is written at the end of that turn
 
 
 async def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes():
