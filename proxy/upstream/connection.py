@@ -97,7 +97,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # httptools calls it once a chunk: a C function costs nothing
         self._headers: Headers = []
-        self._head_bytes = 0  # received with the head, or as a part of it
+        self._head_bytes = 0  # received with the head, or as a part of it; after it, of trailers
         self._head = False  # the head of the final answer has been read ...
         self._head_told = False  # ... and the sink knows it
         self._complete = False
@@ -265,11 +265,15 @@ class UpstreamConnection(asyncio.Protocol):
     # httptools callbacks (on_body is a list's append)
 
     def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
-        if not self._head:  # else a trailer, which nobody asked for
-            name = name.lower()
-            if name in _FRAMING:
-                self._body_until_close = False
-            self._headers.append((name, value))
+        if self._head:  # a trailer, which nobody asked for
+            self._head_bytes += len(name) + len(value)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                raise ValueError("trailers too large")
+            return
+        name = name.lower()
+        if name in _FRAMING:
+            self._body_until_close = False
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:  # noqa: D102
         if self._complete:
@@ -278,6 +282,7 @@ class UpstreamConnection(asyncio.Protocol):
             raise ValueError("answer head too large")
         if self._parser.get_status_code() >= 200:  # noqa: PLR2004
             self._head = True
+            self._head_bytes = 0
             self._keep_alive = self._parser.should_keep_alive()  # the parser forgets it at the end of the message
 
     def on_message_complete(self) -> None:  # noqa: D102

@@ -288,6 +288,16 @@ def test_a_header_without_end_is_bounded(bench):
     assert sink.error.kind is FailureKind.INVALID
 
 
+def test_trailers_without_end_are_bounded_whatever_came_before_them(bench):
+    sink = bench.ask()
+    bench.connection.data_received(CHUNKED[: CHUNKED.index(b"6\r\n")] + b"186a0\r\n" + b"b" * 100_000 + b"\r\n0\r\n")
+    for _ in range(HEAD_BYTES_MAX // 1000 + 2):
+        if sink.ended:
+            break
+        bench.connection.data_received(b"x-a: " + b"a" * 1000 + b"\r\n")
+    assert (sink.error.kind, len(sink.body)) == (FailureKind.BROKEN, 100_000)
+
+
 @pytest.mark.parametrize(("lines", "passes"), [(64, True), (66, False)])
 def test_a_head_that_comes_in_one_read_is_bounded_without_its_body(bench, lines, passes):
     sink = bench.ask()
