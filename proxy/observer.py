@@ -83,6 +83,11 @@ class Report:
         self.answered_s: float | None = None
         self.ended_s = 0.0
 
+    @property
+    def bound(self) -> str | None:
+        """The limit that refused the call."""
+        return self.admission.bound if self.admission is not None else None
+
 
 class Observer:
     """Tells metrics and log.
@@ -161,7 +166,7 @@ class Observer:
         overhead_s: float | None = None  # before the request was sent, and from the end of the answer on
         if sent_s is not None and answered_s is not None:
             overhead_s = (sent_s - started_s) + (report.ended_s - answered_s)
-        bound = report.admission.bound if report.admission is not None else None
+        bound = report.bound
         metrics.call_ended(
             report.route,
             model,
@@ -191,8 +196,7 @@ class Observer:
             self._metrics.error(report.status, report.error_type)
         outcome = "viewed" if report.error_type is None else "refused"
         tier = report.tier.id if report.tier is not None else NONE
-        bound = report.admission.bound if report.admission is not None else None
-        self._call_log.write(_line(report, "", tier, outcome, bound))
+        self._call_log.write(_line(report, "", tier, outcome, report.bound))
 
 
 def _line(

@@ -4,7 +4,7 @@ What belongs here: when. What does not: bytes, and what must not wait (a piece o
 
 A turn that has twenty answers to send sends them anyway. Sent from within the work on each, every one wakes a reader
 that has gone to sleep since the one before, and drives what the next needs out of the caches. Sent together, the first
-wakes it, and the rest find it awake: 8-10 % more calls a second (``make bench``, docs/performance.md).
+wakes it, and the rest find it awake. What that is worth: docs/decisions/0030-writes-of-one-turn.md.
 """
 
 import asyncio

@@ -317,11 +317,9 @@ class Exchange:
         else:
             data = whole_answer(status, content_type, connection, lines, body)
         self.answered_whole = True
-        carrier = self._carrier
-        transport = carrier.transport
-        if carrier.current is self and transport is not None and not transport.is_closing():
+        if self._carrier.current is self:
             self.began = True
-            carrier.post(data if self.method != b"HEAD" else data[: len(data) - len(body)])
+            self._carrier.post(data if self.method != b"HEAD" else data[: len(data) - len(body)])
 
     def begin(self, status: int, content_type: bytes, lines: bytes, size_bytes: int) -> bool:
         """Write the head of an answer whose body follows, exactly so long; False when the client is gone."""

@@ -228,9 +228,11 @@ class Connection(asyncio.Protocol):
             self._linger()
 
     def post(self, data: bytes) -> None:
-        """Send at the end of this turn of the event loop, with what others have to send."""
-        self.send_posted()
-        self._posted = data
+        """Send at the end of this turn of the event loop, with what others have to send.
+
+        The next exchange begins in a turn after it, so what that one streams cannot overtake it.
+        """
+        self._posted += data
         self._server.outgoing.gather(self)
 
     def send_posted(self) -> None:

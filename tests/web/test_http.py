@@ -652,6 +652,18 @@ async def test_an_answer_goes_out_before_the_refusal_of_what_follows_it():
     assert [status for status, _, _ in got] == [200, 400]
 
 
+async def test_what_is_streamed_next_does_not_overtake_an_answer():
+    async def handle(exchange):
+        if exchange.target == b"/whole":
+            exchange.answer(200, b"text/plain", b"", b"whole")
+        else:
+            exchange.write(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nstreamed")
+
+    wire = Wire(handle)
+    got = answers(await wire.send(post(b"", target=b"/whole") + post(b"", target=b"/stream")))
+    assert [body for _, _, body in got] == [b"whole", b"streamed"]
+
+
 async def test_a_client_that_has_left_within_the_turn_gets_nothing():
     wire = Wire(answer_of(b"late"))
     wire.feed(post(b""))
